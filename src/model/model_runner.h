@@ -1,0 +1,47 @@
+// ModelRunner: owns the backend, the weights and the KV cache, and turns a Batch into logits. The engine sees only this.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "backend/backend.h"
+#include "model/checkpoint.h"
+#include "model/transformer.h"
+#include "nanovllm/config.h"
+#include "nanovllm/llm.h"
+
+namespace nanovllm {
+
+class ModelRunner {
+ public:
+  // Loads the weights and allocates everything. config must be resolved by plan() first.
+  ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, const MemoryPlan& plan);
+
+  // One forward pass. Afterwards logits() may be called for any of the batch's logits_rows.
+  void run(const Batch& batch);
+  // Logits of rows first .. first + count of the last batch's logits_rows: [count, vocab_size], valid until the next call.
+  // count is at most kMaxLogitsRows, which bounds the buffer whatever the number of rows.
+  std::span<const float> logits(int64_t first, int64_t count);
+  static constexpr int64_t kMaxLogitsRows = 32;
+
+  const Backend& backend() const { return *backend_; }
+  int64_t weight_bytes() const { return transformer_->weight_bytes(); }
+  int64_t num_parameters() const { return transformer_->num_parameters(); }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Transformer> transformer_;
+  const float* hidden_ = nullptr;  // [R, hidden_size] of the last batch
+  float* logits_ = nullptr;        // [kMaxLogitsRows, vocab_size]
+  int64_t hidden_size_, vocab_size_;
+};
+
+// Fills in what the flags leave to the model (max_model_len, threads) and works out where the memory goes. Throws
+// InvalidArgument naming the flag if they do not fit together. Reads no tensor data.
+MemoryPlan plan_memory(Checkpoint& checkpoint, EngineConfig* config);
+
+WeightType weight_type(const EngineConfig& config);
+KVType kv_type(const EngineConfig& config);
+
+}  // namespace nanovllm
