@@ -51,6 +51,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // e.g. "cpu (avx2, 2 threads)"
+  virtual std::string isa() const = 0;   // e.g. "avx2"
 
   // ---- load time -------------------------------------------------------------------------------------------------
   // Stacks the rows of `parts` (all with the same in_features; dtypes may differ only if the backend says so) into one

@@ -1,0 +1,64 @@
+// CpuBackend: the Backend on this machine's processors. Splits each call into items for the thread pool; the arithmetic is in
+// the kernels of one instruction set (kernels.h). Owned by the model runner and called by its thread.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/memory.h"
+#include "backend/cpu/packing.h"
+#include "backend/cpu/thread_pool.h"
+
+namespace nanovllm {
+
+class CpuBackend : public Backend {
+ public:
+  CpuBackend(const KernelTable& kernels, int threads);
+
+  std::string name() const override;
+  std::string isa() const override { return kernels_.name; }
+
+  std::unique_ptr<Weight> pack(std::span<const TensorView> parts, WeightType type) override;
+  int64_t packed_bytes(std::span<const TensorView> parts, WeightType type) const override;
+  void allocate_kv_cache(const KVCacheShape& shape) override;
+  int64_t kv_cache_bytes(const KVCacheShape& shape) const override;
+  float* allocate(int64_t num_floats) override;
+
+  void embed(const Weight& table, std::span<const int32_t> ids, float* out) override;
+  void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim, float* out) override;
+  void add_rms_norm(float* residual, const float* x, const float* weight, float eps, int64_t rows, int64_t dim,
+                    float* out) override;
+  void linear(const Weight& w, const float* bias, const float* x, int64_t rows, float* out) override;
+  void rope_and_store_kv(const RopeParams& p, const Batch& batch, float* qkv) override;
+  void attention(const AttentionParams& p, const Batch& batch, const float* qkv, float* out) override;
+  void silu_mul(const float* gate_up, int64_t rows, int64_t dim, float* out) override;
+  void gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override;
+
+ private:
+  // Rows first_row .. last_row of one (sequence, kv head): an item of attention.
+  struct AttentionTile {
+    int32_t sequence, kv_head;
+    int64_t first_row, last_row;
+  };
+
+  KVLayer layer(int index) const;
+  float* scratch(int thread) { return scratch_.data() + thread * scratch_stride_; }
+  void grow_scratch(int64_t floats_per_thread);
+  // Runs f(row) for all rows, on one thread where there is too little to share.
+  template <typename F>
+  void for_rows(int64_t rows, int64_t floats_per_row, const F& f);
+
+  const KernelTable& kernels_;
+  ThreadPool pool_;
+  std::vector<Memory> allocations_;
+  std::vector<float> scratch_;
+  int64_t scratch_stride_ = 0;
+  KVCacheShape kv_;
+  Memory kv_memory_;
+  std::vector<AttentionTile> tiles_;
+};
+
+}  // namespace nanovllm

@@ -1,0 +1,51 @@
+#include "backend/cpu/dispatch.h"
+
+#include <cstdlib>
+
+#include "nanovllm/error.h"
+
+namespace nanovllm {
+namespace {
+
+bool has_avx2() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#else
+  return false;
+#endif
+}
+
+bool has_avx512() {
+#if defined(__x86_64__)
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+std::vector<const KernelTable*> supported_kernels() {
+  std::vector<const KernelTable*> tables;
+  if (has_avx512() && kernels_avx512()) tables.push_back(kernels_avx512());
+  if (has_avx2() && kernels_avx2()) tables.push_back(kernels_avx2());
+  if (kernels_neon()) tables.push_back(kernels_neon());  // every AArch64 machine has it
+  tables.push_back(kernels_scalar());
+  return tables;
+}
+
+const KernelTable& choose_kernels() {
+  const std::vector<const KernelTable*> tables = supported_kernels();
+  const char* forced = std::getenv("NANO_VLLM_FORCE_ISA");
+  if (!forced || !*forced) return *tables.front();
+  std::string names;
+  for (const KernelTable* table : tables) {
+    if (std::string(table->name) == forced) return *table;
+    names += (names.empty() ? "" : ", ") + std::string(table->name);
+  }
+  throw InvalidArgument("NANO_VLLM_FORCE_ISA",
+                        "'" + std::string(forced) + "' cannot run on this machine, which has: " + names);
+}
+
+}  // namespace nanovllm

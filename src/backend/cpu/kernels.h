@@ -1,0 +1,106 @@
+// The kernels' dispatch table: one instance per instruction set, each compiled from the same source (generic/*.h) with that
+// set's compiler flags.
+//
+// This header and everything the kernel files include stay free of the standard library, and all their functions have
+// internal linkage: an inline function compiled for AVX-512 would be a weak symbol that the linker may pick for generic
+// code, and the program would then crash on a machine without AVX-512. tools in tests/backend check that none leaks.
+//
+// Every kernel is a pure function of its arguments, called by any thread. Each output element is computed by one fixed
+// sequence of IEEE operations, whatever the instruction set, so all tables give the same bits.
+#pragma once
+
+#include "backend/cpu/panels.h"
+
+namespace nanovllm {
+
+// out[r, n] = sum_k x[r, k] * W[n, k] + bias[n], one chain of fused multiply-adds in the order of k.
+struct LinearArgs {
+  PanelKind kind;
+  const uint8_t* panels;  // panel p starts at panels + p * panel_bytes(kind, k)
+  int64_t k;              // input features
+  int64_t n;              // columns of these panels; the last panel may be partly used
+  const float* bias;      // [n] or null
+  const float* x;         // [rows, k], rows x_stride apart
+  int64_t x_stride;
+  int64_t rows;
+  float* out;  // [rows, n], rows out_stride apart
+  int64_t out_stride;
+};
+
+// Rows of one linear call are taken kLinearRows at a time against kLinearSteps of K, for which a panel is widened into a
+// scratch that stays in the first-level cache.
+static constexpr int kLinearSteps = 256;
+static constexpr int kLinearRows = 120;
+static constexpr int64_t kLinearScratch = (kLinearSteps + kLinearRows) * kPanelColumns;  // floats
+
+// Keys are visited in chunks at absolute positions; query rows of one (sequence, kv head) in tiles.
+static constexpr int kAttentionChunk = 64;
+static constexpr int kAttentionRows = 48;
+
+static constexpr int64_t padded16(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Floats of scratch that attention needs for one thread.
+static constexpr int64_t attention_scratch(int64_t head_dim) {
+  return 2 * kAttentionChunk * padded16(head_dim)        // a chunk of keys, of values
+         + kAttentionRows * (2 * padded16(head_dim)      // queries, accumulators
+                             + kAttentionChunk + 2);     // scores, running maximum and sum
+}
+
+// One layer's keys are [block][kv_head][head_dim][block_size], its values [block][kv_head][block_size][head_dim]: keys of
+// neighbouring positions lie side by side, as the lanes of a score do; values of neighbouring dimensions, as the lanes of
+// an output do.
+struct KVLayer {
+  void* keys;
+  void* values;
+  bool bfloat16;  // else float
+  int64_t block_size, num_kv_heads, head_dim;
+};
+
+struct AttentionArgs {
+  KVLayer kv;
+  const int32_t* block_table;  // of this sequence
+  int64_t kv_head;
+  int64_t group;           // query heads per kv head
+  const float* q;          // query of this kv head's first query head at the sequence's first token of the step
+  int64_t q_stride;        // floats between tokens
+  float* out;              // the same for the output
+  int64_t out_stride;
+  int64_t first_position;  // of the sequence's first token of the step
+  int64_t window;          // 0: none
+  float scale;
+  int64_t first_row, last_row;  // of the rows (token * group + head), at most kAttentionRows
+  float* scratch;
+};
+
+struct RopeArgs {
+  KVLayer kv;
+  int64_t num_heads, rotary_dim;
+  const float* q_norm;  // [head_dim] or null
+  const float* k_norm;
+  float norm_eps;
+  const float* cos_sin;  // the row of this token's position: cos [rotary_dim / 2], sin [rotary_dim / 2]
+  bool interleaved;
+  int64_t slot;
+  float* qkv;  // this token's row
+};
+
+struct KernelTable {
+  const char* name;  // "scalar", "avx2", ...
+  // Panels first .. last of a linear; scratch holds kLinearScratch floats.
+  void (*linear)(const LinearArgs& args, int64_t first, int64_t last, float* scratch);
+  // One column of a panel as float: a row of the original matrix.
+  void (*dequantize_column)(PanelKind kind, const uint8_t* panel, int column, int64_t k, float* out);
+  // out = rms_norm(x) * weight; residual, if not null, is first added to x and keeps the sum.
+  void (*rms_norm)(const float* x, float* residual, const float* weight, float eps, int64_t dim, float* out);
+  void (*silu_mul)(const float* gate, const float* up, int64_t dim, float* out);
+  void (*rope_and_store)(const RopeArgs& args);
+  void (*attention)(const AttentionArgs& args);
+};
+
+// Null on a machine of another architecture.
+const KernelTable* kernels_scalar();
+const KernelTable* kernels_avx2();
+const KernelTable* kernels_avx512();
+const KernelTable* kernels_neon();
+
+}  // namespace nanovllm

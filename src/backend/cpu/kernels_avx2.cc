@@ -1,0 +1,26 @@
+// The kernels for avx2. Compiled with that set's flags (CMakeLists.txt); see kernels.h for what must stay out of here.
+#include "backend/cpu/kernels.h"
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "backend/cpu/vec_avx2.h"
+
+#include "backend/cpu/generic/attention.h"
+#include "backend/cpu/generic/linear.h"
+#include "backend/cpu/generic/rows.h"
+
+namespace nanovllm {
+
+const KernelTable* kernels_avx2() {
+  static constexpr KernelTable kTable = {"avx2",     linear,         dequantize_column, rms_norm,
+                                         silu_mul, rope_and_store, attention};
+  return &kTable;
+}
+
+}  // namespace nanovllm
+#else
+namespace nanovllm {
+
+const KernelTable* kernels_avx2() { return nullptr; }
+
+}  // namespace nanovllm
+#endif

@@ -1,0 +1,53 @@
+// Sixteen floats as one AVX-512 register (F, BW, DQ, VL). Names and meaning as in vec_scalar.h.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+namespace {
+
+constexpr int kTileRows = 12;  // of 32 registers; each multiply-add takes its x as a broadcast memory operand
+
+struct V {
+  __m512 v;
+};
+struct U {
+  __m512i v;
+};
+
+inline V load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, V a) { _mm512_storeu_ps(p, a.v); }
+inline V set1(float x) { return {_mm512_set1_ps(x)}; }
+inline V zero() { return {_mm512_setzero_ps()}; }
+inline V add(V a, V b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline V sub(V a, V b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline V mul(V a, V b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline V div(V a, V b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline V fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline V max(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline V min(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline V zero_below(V value, V x, V bound) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, bound.v, _CMP_GE_OQ), value.v)};
+}
+inline V scale_by_power(V p, V t) {
+  return {_mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_castps_si512(p.v), _mm512_slli_epi32(_mm512_castps_si512(t.v), 23)))};
+}
+inline V load_bf16(const uint16_t* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+}
+inline V load_f16(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline U load_u32(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline V low_bf16(U u) { return {_mm512_castsi512_ps(_mm512_slli_epi32(u.v, 16))}; }
+inline V high_bf16(U u) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(u.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+inline V field(U u, int shift, uint32_t mask) {
+  const __m512i shifted = _mm512_srl_epi32(u.v, _mm_cvtsi32_si128(shift));
+  return {_mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(static_cast<int>(mask))))};
+}
+
+}  // namespace

@@ -1,0 +1,87 @@
+// Sixteen floats as four Arm NEON registers (AArch64). Names and meaning as in vec_scalar.h.
+#pragma once
+
+#include <arm_neon.h>
+#include <stdint.h>
+
+namespace {
+
+constexpr int kTileRows = 6;  // 24 accumulators, 4 weights, 1 broadcast of 32 registers
+
+struct V {
+  float32x4_t q[4];
+};
+struct U {
+  uint32x4_t q[4];
+};
+
+template <typename F>
+inline V each(F f) {
+  return {{f(0), f(1), f(2), f(3)}};
+}
+inline uint32x4_t as_bits(float32x4_t v) { return vreinterpretq_u32_f32(v); }
+inline float32x4_t as_floats(uint32x4_t v) { return vreinterpretq_f32_u32(v); }
+
+inline V load(const float* p) {
+  return each([&](int i) { return vld1q_f32(p + 4 * i); });
+}
+inline void store(float* p, V v) {
+  for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, v.q[i]);
+}
+inline V set1(float x) {
+  return each([&](int) { return vdupq_n_f32(x); });
+}
+inline V zero() { return set1(0); }
+inline V add(V a, V b) {
+  return each([&](int i) { return vaddq_f32(a.q[i], b.q[i]); });
+}
+inline V sub(V a, V b) {
+  return each([&](int i) { return vsubq_f32(a.q[i], b.q[i]); });
+}
+inline V mul(V a, V b) {
+  return each([&](int i) { return vmulq_f32(a.q[i], b.q[i]); });
+}
+inline V div(V a, V b) {
+  return each([&](int i) { return vdivq_f32(a.q[i], b.q[i]); });
+}
+inline V fma(V a, V b, V c) {
+  return each([&](int i) { return vfmaq_f32(c.q[i], a.q[i], b.q[i]); });
+}
+inline V max(V a, V b) {
+  return each([&](int i) { return vbslq_f32(vcgtq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]); });
+}
+inline V min(V a, V b) {
+  return each([&](int i) { return vbslq_f32(vcltq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]); });
+}
+inline V zero_below(V value, V x, V bound) {
+  return each([&](int i) { return as_floats(vandq_u32(as_bits(value.q[i]), vcgeq_f32(x.q[i], bound.q[i]))); });
+}
+inline V scale_by_power(V p, V t) {
+  return each([&](int i) { return as_floats(vaddq_u32(as_bits(p.q[i]), vshlq_n_u32(as_bits(t.q[i]), 23))); });
+}
+inline V load_bf16(const uint16_t* p) {
+  return each([&](int i) { return as_floats(vshll_n_u16(vld1_u16(p + 4 * i), 16)); });
+}
+inline V load_f16(const uint16_t* p) {
+  return each([&](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); });
+}
+inline U load_u32(const void* p) {
+  const uint8_t* b = static_cast<const uint8_t*>(p);
+  U u;
+  for (int i = 0; i < 4; ++i) u.q[i] = vreinterpretq_u32_u8(vld1q_u8(b + 16 * i));
+  return u;
+}
+inline V low_bf16(U u) {
+  return each([&](int i) { return as_floats(vshlq_n_u32(u.q[i], 16)); });
+}
+inline V high_bf16(U u) {
+  return each([&](int i) { return as_floats(vandq_u32(u.q[i], vdupq_n_u32(0xffff0000u))); });
+}
+inline V field(U u, int shift, uint32_t mask) {
+  return each([&](int i) {
+    const uint32x4_t shifted = vshlq_u32(u.q[i], vdupq_n_s32(-shift));
+    return vcvtq_f32_u32(vandq_u32(shifted, vdupq_n_u32(mask)));
+  });
+}
+
+}  // namespace

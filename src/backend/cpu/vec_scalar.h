@@ -1,0 +1,110 @@
+// Sixteen floats in plain C++: the readable specification of what the other vec_*.h do, and the tests' oracle.
+//
+// Each vec_*.h defines the same names in an unnamed namespace: V (16 floats), U (16 uint32) and the functions below.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#define NANO_VLLM_SCALAR  // unrolling gains nothing here
+
+namespace {
+
+constexpr int kTileRows = 4;  // rows of x that a register tile takes
+
+struct V {
+  float lane[16];
+};
+struct U {
+  uint32_t lane[16];
+};
+
+template <typename F>
+inline V each(F f) {
+  V v;
+  for (int i = 0; i < 16; ++i) v.lane[i] = f(i);
+  return v;
+}
+
+inline float float_of(uint32_t bits) {
+  float f;
+  memcpy(&f, &bits, 4);
+  return f;
+}
+inline uint32_t bits_of(float f) {
+  uint32_t bits;
+  memcpy(&bits, &f, 4);
+  return bits;
+}
+// IEEE half: exponent and fraction move up 13 bits, a multiplication by 2^112 fixes the bias and the subnormals.
+inline float half_bits_to_float(uint16_t h) {
+  const uint32_t sign = uint32_t(h & 0x8000) << 16, magnitude = uint32_t(h & 0x7fff) << 13;
+  if ((h & 0x7c00) == 0x7c00) return float_of(sign | 0x7f800000 | magnitude);
+  return float_of(sign | bits_of(float_of(magnitude) * 0x1p112f));
+}
+
+inline V load(const float* p) {
+  V v;
+  memcpy(&v, p, 64);
+  return v;
+}
+inline void store(float* p, V v) { memcpy(p, &v, 64); }
+inline V set1(float x) {
+  return each([&](int) { return x; });
+}
+inline V zero() { return set1(0); }
+inline V add(V a, V b) {
+  return each([&](int i) { return a.lane[i] + b.lane[i]; });
+}
+inline V sub(V a, V b) {
+  return each([&](int i) { return a.lane[i] - b.lane[i]; });
+}
+inline V mul(V a, V b) {
+  return each([&](int i) { return a.lane[i] * b.lane[i]; });
+}
+inline V div(V a, V b) {
+  return each([&](int i) { return a.lane[i] / b.lane[i]; });
+}
+// a * b + c, rounded once
+inline V fma(V a, V b, V c) {
+  return each([&](int i) { return __builtin_fmaf(a.lane[i], b.lane[i], c.lane[i]); });
+}
+// b where a is not a number
+inline V max(V a, V b) {
+  return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+inline V min(V a, V b) {
+  return each([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
+// value where x >= bound, else 0
+inline V zero_below(V value, V x, V bound) {
+  return each([&](int i) { return x.lane[i] >= bound.lane[i] ? value.lane[i] : 0.0f; });
+}
+// p * 2^n, where the low bits of t's representation hold n (see exp in math.h)
+inline V scale_by_power(V p, V t) {
+  return each([&](int i) { return float_of(bits_of(p.lane[i]) + (bits_of(t.lane[i]) << 23)); });
+}
+inline V load_bf16(const uint16_t* p) {
+  return each([&](int i) { return float_of(uint32_t(p[i]) << 16); });
+}
+inline V load_f16(const uint16_t* p) {
+  return each([&](int i) { return half_bits_to_float(p[i]); });
+}
+inline U load_u32(const void* p) {
+  U u;
+  memcpy(&u, p, 64);
+  return u;
+}
+// the bfloat16 in the low and high half of each lane
+inline V low_bf16(U u) {
+  return each([&](int i) { return float_of(u.lane[i] << 16); });
+}
+inline V high_bf16(U u) {
+  return each([&](int i) { return float_of(u.lane[i] & 0xffff0000u); });
+}
+// the unsigned field of `mask` at bit `shift` of each lane
+inline V field(U u, int shift, uint32_t mask) {
+  return each([&](int i) { return static_cast<float>((u.lane[i] >> shift) & mask); });
+}
+
+}  // namespace
