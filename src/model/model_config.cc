@@ -8,6 +8,7 @@
 #include <set>
 
 #include "formats/gguf.h"
+#include "formats/json.h"
 #include "nanovllm/error.h"
 
 namespace nanovllm {
@@ -16,8 +17,7 @@ namespace {
 using Json = nlohmann::json;
 
 Json parse_json_object(std::string_view text, const std::string& name) {
-  Json j = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (j.is_discarded()) throw Error(name, "is not valid JSON");
+  Json j = parse_json(text, name);  // bounds the depth, which copies and comparisons below recurse into
   if (!j.is_object()) throw Error(name, "is not a JSON object");
   return j;
 }
@@ -52,10 +52,15 @@ class Reader {
     if (!std::isfinite(v)) fail(key, "is not finite");
     return v;
   }
-  double positive(const char* key, double fallback) const {
+  // The bounds keep float32 arithmetic with the value finite.
+  double positive(const char* key, double fallback, double low = 1e-20, double high = 1e15) const {
     const double v = number(key, fallback);
-    if (!(v > 0) || v > 1e15) fail(key, "must be positive");
+    if (v < low || v > high)
+      fail(key, "is " + Json(v).dump() + ", allowed is " + Json(low).dump() + " to " + Json(high).dump());
     return v;
+  }
+  double optional_factor(const char* key) const {  // 0: not given
+    return has(key) && number(key, 0) != 0 ? positive(key, 0, 1e-6, 1e6) : 0.0;
   }
   bool boolean(const char* key, bool fallback) const {
     if (!has(key)) return fallback;
@@ -71,7 +76,8 @@ class Reader {
     std::vector<int32_t> ids;
     if (!has(key)) return ids;
     auto add = [&](const Json& v) {
-      if (!v.is_number_integer() || v.get<int64_t>() < -1 || v.get<int64_t>() > INT32_MAX)
+      if (!v.is_number_integer() ||
+          (v.is_number_unsigned() ? v.get<uint64_t>() > INT32_MAX : v.get<int64_t>() < -1))
         fail(key, "is not a token id or a list of them");
       if (v.get<int64_t>() >= 0) ids.push_back(v.get<int32_t>());
     };
@@ -142,7 +148,7 @@ RopeConfig parse_rope(const Reader& r, int64_t max_positions) {
     }
   }
   const Reader p(parameters, r.name() + ": " + source);
-  rope.theta = p.positive("rope_theta", r.positive("rope_theta", 10000.0));
+  rope.theta = p.positive("rope_theta", r.positive("rope_theta", 10000.0), 1.001);
   if (p.number("partial_rotary_factor", 1.0) != 1.0)
     p.fail("partial_rotary_factor", "other than 1 is not supported");
   const std::string type = p.string("rope_type", p.string("type", "default"));
@@ -155,7 +161,7 @@ RopeConfig parse_rope(const Reader& r, int64_t max_positions) {
     return rope;
   }
   if (!p.has("factor")) p.fail("factor", "is missing");
-  rope.factor = p.positive("factor", 1.0);
+  rope.factor = p.positive("factor", 1.0, 1e-3, 1e6);
   if (type == "linear") {
     rope.scaling = RopeConfig::Scaling::kLinear;
   } else if (type == "llama3") {
@@ -168,9 +174,9 @@ RopeConfig parse_rope(const Reader& r, int64_t max_positions) {
     rope.scaling = RopeConfig::Scaling::kYarn;
     rope.beta_fast = p.positive("beta_fast", 32.0);
     rope.beta_slow = p.positive("beta_slow", 1.0);
-    rope.attention_factor = p.number("attention_factor", 0);
-    rope.mscale = p.number("mscale", 0);
-    rope.mscale_all_dim = p.number("mscale_all_dim", 0);
+    rope.attention_factor = p.optional_factor("attention_factor");
+    rope.mscale = p.optional_factor("mscale");
+    rope.mscale_all_dim = p.optional_factor("mscale_all_dim");
     rope.truncate = p.boolean("truncate", true);
   } else {
     p.fail("rope_type", "is \"" + type + "\"; supported are default, linear, dynamic, llama3 and yarn");
@@ -316,8 +322,14 @@ ModelConfig parse_gguf_config(const GgufFile& file) {
     throw Error(name, "key '" + prefix + "rope.dimension_count' differs from the head size, which is not supported");
   if (c.head_dim % 2 != 0) throw Error(name, "the head size is odd; rotary embeddings need an even number");
   c.max_position_embeddings = integer("context_length", {}, int64_t{1} << 28);
-  c.rms_norm_eps = static_cast<float>(file.get_double(prefix + "attention.layer_norm_rms_epsilon").value_or(1e-5));
-  if (!(c.rms_norm_eps > 0)) throw Error(name, "key '" + prefix + "attention.layer_norm_rms_epsilon' must be positive");
+  auto number = [&](const std::string& key, double fallback, double low, double high) {
+    const double value = file.get_double(prefix + key).value_or(fallback);
+    if (!(value >= low && value <= high))
+      throw Error(name, "key '" + prefix + key + "' is " + Json(value).dump() + ", allowed is " + Json(low).dump() +
+                            " to " + Json(high).dump());
+    return value;
+  };
+  c.rms_norm_eps = static_cast<float>(number("attention.layer_norm_rms_epsilon", 1e-5, 1e-20, 1e15));
   c.qk_norm = c.architecture == "qwen3";
   c.qkv_bias = c.architecture == "qwen2" || file.tensors().count("blk.0.attn_q.bias") != 0;
   c.o_bias = file.tensors().count("blk.0.attn_output.bias") != 0;
@@ -332,21 +344,19 @@ ModelConfig parse_gguf_config(const GgufFile& file) {
 
   RopeConfig& rope = c.rope;
   rope.interleaved = c.architecture == "llama";
-  rope.theta = file.get_double(prefix + "rope.freq_base").value_or(10000.0);
-  if (!(rope.theta > 0)) throw Error(name, "key '" + prefix + "rope.freq_base' must be positive");
+  rope.theta = number("rope.freq_base", 10000.0, 1.001, 1e15);
   rope.freq_factors = file.tensors().count("rope_freqs.weight") != 0;
   const std::string scaling(file.get_string(prefix + "rope.scaling.type").value_or("none"));
-  rope.factor = file.get_double(prefix + "rope.scaling.factor").value_or(1.0);
-  if (!(rope.factor > 0)) throw Error(name, "key '" + prefix + "rope.scaling.factor' must be positive");
+  rope.factor = number("rope.scaling.factor", 1.0, 1e-3, 1e6);
   rope.original_max_position_embeddings =
       static_cast<double>(file.get_int(prefix + "rope.scaling.original_context_length").value_or(c.max_position_embeddings));
   if (scaling == "linear") {
     rope.scaling = RopeConfig::Scaling::kLinear;
   } else if (scaling == "yarn") {
     rope.scaling = RopeConfig::Scaling::kYarn;
-    rope.beta_fast = file.get_double(prefix + "rope.scaling.yarn_beta_fast").value_or(32.0);
-    rope.beta_slow = file.get_double(prefix + "rope.scaling.yarn_beta_slow").value_or(1.0);
-    rope.attention_factor = file.get_double(prefix + "rope.scaling.attn_factor").value_or(0.0);
+    rope.beta_fast = number("rope.scaling.yarn_beta_fast", 32.0, 1e-20, 1e15);
+    rope.beta_slow = number("rope.scaling.yarn_beta_slow", 1.0, 1e-20, 1e15);
+    rope.attention_factor = number("rope.scaling.attn_factor", 0.0, 0.0, 1e6);
   } else if (scaling != "none" && !scaling.empty()) {
     throw Error(name, "key '" + prefix + "rope.scaling.type' is \"" + scaling + "\"; supported are none, linear and yarn");
   }
