@@ -356,7 +356,9 @@ ModelConfig parse_gguf_config(const GgufFile& file) {
     rope.scaling = RopeConfig::Scaling::kYarn;
     rope.beta_fast = number("rope.scaling.yarn_beta_fast", 32.0, 1e-20, 1e15);
     rope.beta_slow = number("rope.scaling.yarn_beta_slow", 1.0, 1e-20, 1e15);
-    rope.attention_factor = number("rope.scaling.attn_factor", 0.0, 0.0, 1e6);
+    // Here a factor on top of yarn's own 0.1 ln(factor) + 1, where transformers' attention_factor replaces it.
+    rope.attention_factor = number("rope.scaling.attn_factor", 1.0, 1e-6, 1e6) *
+                            (rope.factor <= 1 ? 1.0 : 0.1 * std::log(rope.factor) + 1.0);
   } else if (scaling != "none" && !scaling.empty()) {
     throw Error(name, "key '" + prefix + "rope.scaling.type' is \"" + scaling + "\"; supported are none, linear and yarn");
   }
