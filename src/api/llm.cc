@@ -1,0 +1,191 @@
+#include "nanovllm/llm.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "api/load.h"
+#include "engine/llm_engine.h"
+#include "nanovllm/inspect.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/tokenizer.h"
+
+namespace nanovllm {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+ModelInfo describe(const Checkpoint& checkpoint, const ModelConfig& c, const EngineConfig& config,
+                   const Tokenizer* tokenizer) {
+  ModelInfo info;
+  info.name = std::filesystem::path(config.model).filename().string();
+  if (info.name.empty()) info.name = std::filesystem::path(config.model).parent_path().filename().string();
+  info.architecture = c.architecture;
+  // Under the type that holds the most elements.
+  std::map<std::string, int64_t> elements;
+  for (const TensorView& t : checkpoint.all_tensors()) {
+    elements[dtype_name(t.dtype)] += t.num_elements();
+    info.num_parameters += t.num_elements();
+  }
+  for (const auto& [name, n] : elements)
+    if (n > elements[info.weight_dtype]) info.weight_dtype = name;
+  info.kv_cache_dtype = kv_type(config) == KVType::kFloat32 ? "float32" : "bfloat16";
+  info.num_layers = c.num_layers;
+  info.hidden_size = c.hidden_size;
+  info.num_heads = c.num_heads;
+  info.num_kv_heads = c.num_kv_heads;
+  info.head_dim = c.head_dim;
+  info.vocab_size = c.vocab_size;
+  info.max_position_embeddings = c.max_position_embeddings;
+  info.threads = static_cast<int>(config.threads);
+  info.eos_token_ids = c.eos_token_ids;
+  info.bos_token_id = c.bos_token_id;
+  info.has_tokenizer = tokenizer != nullptr;
+  info.has_chat_template = tokenizer && !tokenizer->chat_template().empty();
+  return info;
+}
+
+}  // namespace
+
+OpenModel open_model(const EngineConfig& config) {
+  OpenModel m;
+  m.config = config;
+  m.checkpoint = Checkpoint::open(config.model);
+  m.plan = plan_memory(*m.checkpoint, &m.config);
+  m.tokenizer = m.checkpoint->gguf() ? Tokenizer::from_gguf(*m.checkpoint->gguf()) : Tokenizer::from_folder(config.model);
+  m.model = m.checkpoint->config();
+  m.generation_defaults = m.checkpoint->generation_config().defaults;
+  // The tokenizer's EOS ends a text too; ids that the model cannot produce end nothing.
+  if (m.tokenizer)
+    if (const auto eos = m.tokenizer->eos_token_id();
+        eos && std::ranges::find(m.model.eos_token_ids, *eos) == m.model.eos_token_ids.end())
+      m.model.eos_token_ids.push_back(*eos);
+  std::erase_if(m.model.eos_token_ids, [&](int32_t id) { return id >= m.model.vocab_size; });
+  m.info = describe(*m.checkpoint, m.model, m.config, m.tokenizer.get());
+  return m;
+}
+
+ModelInspection inspect_model(const EngineConfig& config) {
+  const OpenModel m = open_model(config);
+  ModelInspection result{.info = m.info, .plan = m.plan};
+  for (const TensorView& t : m.checkpoint->all_tensors()) {
+    result.tensors.push_back({t.name, dtype_name(t.dtype), t.shape, static_cast<int64_t>(t.data.size())});
+    result.file_bytes += static_cast<int64_t>(t.data.size());
+  }
+  result.tokenizer = m.tokenizer ? std::to_string(m.tokenizer->vocab_size()) + " tokens" : "none";
+  return result;
+}
+
+struct LLM::Impl {
+  explicit Impl(OpenModel m)
+      : model(std::move(m)),
+        runner(*model.checkpoint, model.config, model.plan),
+        engine(model.config, model.plan, model.model, runner, model.tokenizer.get()) {
+    model.checkpoint.reset();  // the weights are packed; the files are not needed any more
+    model.plan.weights_bytes = runner.weight_bytes();
+    model.info.isa = runner.backend().name();
+    if (model.info.has_chat_template)
+      chat_template = std::make_unique<ChatTemplate>(model.tokenizer->chat_template(), model.info.name + ": chat template");
+  }
+  const Tokenizer& tokenizer() const {
+    if (!model.tokenizer) throw Error(model.info.name, "has no tokenizer, so it takes and gives token ids only");
+    return *model.tokenizer;
+  }
+
+  OpenModel model;
+  ModelRunner runner;
+  LLMEngine engine;
+  std::unique_ptr<ChatTemplate> chat_template;
+};
+
+LLM::LLM(const EngineConfig& config) : impl_(std::make_unique<Impl>(open_model(config))) {}
+LLM::~LLM() = default;
+LLM::LLM(LLM&&) noexcept = default;
+LLM& LLM::operator=(LLM&&) noexcept = default;
+
+uint64_t LLM::add_request(const Prompt& prompt, const SamplingParams& params, StreamCallback callback,
+                          const RequestOptions& options) {
+  std::vector<int32_t> ids = prompt.token_ids;
+  if (ids.empty() && !prompt.text.empty()) ids = encode(prompt.text, prompt.add_special_tokens);
+  if (!params.stop.empty() && !impl_->model.tokenizer)
+    throw InvalidArgument("stop", "needs a tokenizer, which this model does not have");
+  return impl_->engine.add_request(std::move(ids), params, std::move(callback), options);
+}
+
+void LLM::cancel(uint64_t request_id) { impl_->engine.cancel(request_id); }
+void LLM::step() { impl_->engine.step(); }
+bool LLM::has_unfinished_requests() const { return impl_->engine.has_unfinished_requests(); }
+
+std::vector<RequestOutput> LLM::generate(std::span<const Prompt> prompts, std::span<const SamplingParams> params,
+                                         const std::function<bool(const EngineStats&)>& on_progress) {
+  if (params.size() != 1 && params.size() != prompts.size())
+    throw InvalidArgument("sampling_params", "holds " + std::to_string(params.size()) + " for " +
+                                                 std::to_string(prompts.size()) + " prompts");
+  std::vector<RequestOutput> outputs(prompts.size());
+  std::set<uint64_t> open;
+  auto cancel_all = [&] {
+    const std::set<uint64_t> ids = open;
+    for (uint64_t id : ids) cancel(id);
+  };
+  try {
+    for (size_t i = 0; i < prompts.size(); ++i)
+      open.insert(add_request(prompts[i], params[params.size() == 1 ? 0 : i], [&, i](const StreamEvent& event) {
+        if (!event.request_finished) return;
+        outputs[i] = *event.output;
+        open.erase(event.request_id);
+      }));
+    while (!open.empty()) {
+      step();
+      if (on_progress && !on_progress(stats())) cancel_all();
+    }
+  } catch (...) {
+    cancel_all();
+    throw;
+  }
+  return outputs;
+}
+
+std::vector<int32_t> LLM::encode(std::string_view text, bool add_special_tokens) const {
+  return impl_->tokenizer().encode(text, add_special_tokens);
+}
+
+std::string LLM::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
+  return impl_->tokenizer().decode(ids, skip_special_tokens);
+}
+
+std::string LLM::token_text(int32_t id) const {
+  if (!impl_->model.tokenizer) return "token_id:" + std::to_string(id);
+  return impl_->model.tokenizer->decode({&id, 1}, false);
+}
+
+std::string LLM::apply_chat_template(std::string_view messages_json, bool add_generation_prompt,
+                                     std::string_view options_json) const {
+  const Tokenizer& tokenizer = impl_->tokenizer();
+  if (!impl_->chat_template) throw Error(impl_->model.info.name, "has no chat template");
+  Json context = Json::object();
+  auto special = [&](const char* name, std::optional<int32_t> id) {
+    if (id) context[name] = tokenizer.id_to_token(*id);
+  };
+  special("bos_token", tokenizer.bos_token_id());
+  special("eos_token", tokenizer.eos_token_id());
+  Json messages = Json::parse(messages_json, nullptr, false);
+  if (messages.is_discarded() || !messages.is_array()) throw InvalidArgument("messages", "is not a JSON array");
+  const Json options = Json::parse(options_json, nullptr, false);
+  if (options.is_discarded() || !options.is_object()) throw InvalidArgument("chat_template_kwargs", "is not a JSON object");
+  context["messages"] = std::move(messages);
+  context["tools"] = nullptr;
+  context["documents"] = nullptr;
+  context["add_generation_prompt"] = add_generation_prompt;
+  for (const auto& [key, value] : options.items()) context[key] = value;
+  return impl_->chat_template->render(context);
+}
+
+const ModelInfo& LLM::info() const { return impl_->model.info; }
+const MemoryPlan& LLM::memory_plan() const { return impl_->model.plan; }
+const GenerationDefaults& LLM::generation_defaults() const { return impl_->model.generation_defaults; }
+EngineStats LLM::stats() const { return impl_->engine.stats(); }
+void LLM::check_integrity() const { impl_->engine.check_integrity(); }
+
+}  // namespace nanovllm

@@ -1,0 +1,199 @@
+#include "engine/llm_engine.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+
+#include "nanovllm/error.h"
+
+namespace nanovllm {
+
+LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const ModelConfig& model, ModelRunner& runner,
+                     const Tokenizer* tokenizer)
+    : max_model_len_(config.max_model_len),
+      vocab_size_(model.vocab_size),
+      seed_(config.seed),
+      runner_(runner),
+      block_manager_(plan.num_kv_blocks, plan.block_size, config.enable_prefix_caching),
+      scheduler_(config, block_manager_),
+      sampler_(model.vocab_size, model.eos_token_ids),
+      output_processor_(tokenizer, model.eos_token_ids) {
+  const int64_t tokens = config.max_num_batched_tokens, seqs = std::min(config.max_num_seqs, tokens);
+  for (auto* v : {&batch_.token_ids, &batch_.positions, &batch_.slot_mapping, &batch_.logits_rows}) v->reserve(tokens);
+  batch_.query_start.reserve(seqs + 1);
+  batch_.context_lens.reserve(seqs);
+  // No more table entries than this are in use unless sequences share most of their blocks.
+  batch_.block_tables.reserve(std::min(seqs * block_manager_.blocks_for(max_model_len_), 4 * plan.num_kv_blocks));
+  sampled_.reserve(seqs);
+  sampled_logprobs_.reserve(seqs);
+}
+
+uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams params, StreamCallback callback,
+                                const RequestOptions& options) {
+  params.validate(vocab_size_);
+  const auto length = static_cast<int64_t>(prompt.size());
+  if (prompt.empty()) throw InvalidArgument("prompt", "is empty");
+  for (int32_t id : prompt)
+    if (id < 0 || id >= vocab_size_)
+      throw InvalidArgument("prompt", "holds token id " + std::to_string(id) + ", outside the vocabulary of " +
+                                          std::to_string(vocab_size_));
+  if (params.max_tokens < 0) params.max_tokens = std::max<int64_t>(1, max_model_len_ - length);
+  if (length + params.max_tokens > max_model_len_)
+    throw InvalidArgument("max_tokens", "is " + std::to_string(params.max_tokens) + " after a prompt of " +
+                                            std::to_string(length) + " tokens, but the longest sequence is " +
+                                            std::to_string(max_model_len_) + " tokens (max_model_len)");
+  // The last token's keys and values are never needed.
+  const int64_t blocks = block_manager_.blocks_for(length + std::max<int64_t>(params.max_tokens, 1) - 1);
+  if (blocks > block_manager_.num_blocks())
+    throw InvalidArgument("max_tokens", "is " + std::to_string(params.max_tokens) + " after a prompt of " +
+                                            std::to_string(length) + " tokens, which needs " + std::to_string(blocks) +
+                                            " KV cache blocks of " + std::to_string(block_manager_.num_blocks()));
+
+  auto request = std::make_unique<Request>();
+  request->id = next_request_id_++;
+  request->options = options;
+  request->seed = params.seed ? static_cast<uint64_t>(*params.seed) : XXH3_64bits_withSeed(&request->id, 8, seed_);
+  request->salt_hash = XXH3_64bits(options.cache_salt.data(), options.cache_salt.size());
+  request->callback = std::move(callback);
+  request->num_unfinished = static_cast<int>(params.n);
+  request->output.request_id = request->id;
+  if (params.prompt_logprobs) request->output.prompt_logprobs.emplace_back();  // nothing precedes the first token
+  for (int i = 0; i < params.n; ++i) {
+    auto seq = std::make_unique<Sequence>();
+    seq->request = request.get();
+    seq->index = i;
+    // Reserved now, so that no step has to.
+    seq->token_ids.reserve(length + params.max_tokens);
+    seq->token_ids = prompt;
+    seq->num_prompt_tokens = length;
+    seq->block_table.reserve(blocks);
+    request->sequences.push_back(std::move(seq));
+    CompletionOutput& out = request->output.outputs.emplace_back();
+    out.index = i;
+    out.token_ids.reserve(params.max_tokens);
+  }
+  request->output.prompt_token_ids = std::move(prompt);
+  request->params = std::move(params);
+  for (auto& seq : request->sequences) {
+    output_processor_.start(*seq);
+    scheduler_.add(*seq);
+  }
+  const uint64_t id = request->id;
+  requests_.emplace(id, std::move(request));
+  return id;
+}
+
+void LLMEngine::cancel(uint64_t request_id) {
+  const auto it = requests_.find(request_id);
+  if (it != requests_.end()) abort(*it->second);
+  if (!in_step_) forget_finished();
+}
+
+void LLMEngine::abort(Request& request) {
+  const int unfinished = request.num_unfinished;
+  if (unfinished == 0) return;
+  request.num_unfinished = 1;  // the callback hears of it once
+  Sequence* last = nullptr;
+  for (auto& seq : request.sequences) {
+    scheduler_.finish(*seq);
+    FinishReason& reason = request.output.outputs[seq->index].finish_reason;
+    if (reason != FinishReason::kNone) continue;
+    reason = FinishReason::kAbort;
+    last = seq.get();
+  }
+  finished_.push_back(request.id);
+  try {
+    output_processor_.end(*last, FinishReason::kAbort);
+  } catch (...) {  // whoever is being told of an abort has no say in it
+  }
+}
+
+void LLMEngine::step() {
+  in_step_ = true;
+  const auto scheduled = scheduler_.schedule(batch_);
+  if (!scheduled.empty()) {
+    ++stats_.steps;
+    runner_.run(batch_);
+    sample(scheduled);
+    for (size_t i = 0; i < scheduled.size(); ++i)
+      postprocess(scheduled[i], sampled_[i], sampled_logprobs_[i].empty() ? nullptr : &sampled_logprobs_[i]);
+  }
+  in_step_ = false;
+  forget_finished();
+}
+
+// Reads the logits of the step, a bounded number of rows at a time: prompt positions to be scored, and each sequence's last
+// token, from which the next is drawn.
+void LLMEngine::sample(std::span<const ScheduledSequence> scheduled) {
+  sampled_.assign(scheduled.size(), -1);
+  sampled_logprobs_.clear();
+  sampled_logprobs_.resize(scheduled.size());
+  const auto rows = static_cast<int64_t>(batch_.logits_rows.size());
+  size_t s = 0;
+  std::span<const float> logits;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t in_chunk = row % ModelRunner::kMaxLogitsRows;
+    if (in_chunk == 0) logits = runner_.logits(row, std::min(ModelRunner::kMaxLogitsRows, rows - row));
+    while (row >= scheduled[s].first_row + scheduled[s].num_rows) ++s;
+    Sequence& seq = *scheduled[s].seq;
+    Request& request = *seq.request;
+    const auto row_logits = logits.subspan(in_chunk * vocab_size_, vocab_size_);
+    const int64_t next = batch_.positions[batch_.logits_rows[row]] + 1;
+    if (next < seq.num_prompt_tokens) {
+      request.output.prompt_logprobs.push_back(
+          sampler_.logprobs(row_logits, seq.token_ids[next], *request.params.prompt_logprobs));
+    } else if (request.params.max_tokens > 0) {
+      sampled_[s] = sampler_.sample(seq, row_logits);
+      if (request.params.logprobs)
+        sampled_logprobs_[s] = sampler_.logprobs(row_logits, sampled_[s], *request.params.logprobs);
+    }
+  }
+}
+
+void LLMEngine::postprocess(const ScheduledSequence& scheduled, int32_t token, PositionLogprobs* logprobs) {
+  Sequence& seq = *scheduled.seq;
+  Request& request = *seq.request;
+  if (seq.is_finished()) return;  // cancelled by a callback of this step
+  if (!seq.is_decoding()) stats_.prompt_tokens_computed += scheduled.num_tokens;
+  scheduler_.postprocess(scheduled);
+  if (seq.num_uncomputed_tokens() > 0) return;
+
+  FinishReason reason = FinishReason::kLength;
+  try {
+    if (token >= 0) {
+      ++stats_.tokens_generated;
+      reason = output_processor_.append(seq, token, logprobs);
+    } else {
+      output_processor_.end(seq, reason);
+    }
+  } catch (...) {  // a callback that throws ends its own request and nobody else's
+    abort(request);
+  }
+  if (reason == FinishReason::kNone || seq.is_finished()) return;
+  scheduler_.finish(seq);
+  if (request.num_unfinished == 0) finished_.push_back(request.id);
+}
+
+void LLMEngine::forget_finished() {
+  for (uint64_t id : finished_) {
+    if (const auto it = requests_.find(id); it != requests_.end()) {
+      stats_.prompt_tokens_cached += it->second->output.num_cached_tokens;
+      requests_.erase(it);
+    }
+  }
+  finished_.clear();
+}
+
+EngineStats LLMEngine::stats() const {
+  EngineStats s = stats_;
+  s.preemptions = scheduler_.num_preemptions();
+  s.running = scheduler_.num_running();
+  s.waiting = scheduler_.num_waiting();
+  s.kv_blocks_used = block_manager_.num_used_blocks();
+  s.kv_blocks_total = block_manager_.num_blocks();
+  return s;
+}
+
+void LLMEngine::check_integrity() const { scheduler_.check_integrity(); }
+
+}  // namespace nanovllm

@@ -1,0 +1,60 @@
+// LLMEngine: requests in, tokens out. step() is the whole engine: schedule, run the model, sample, post-process.
+//
+// Owns every live request. Engine thread only; callbacks run inside step() and may call add_request() and cancel().
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/block_manager.h"
+#include "engine/output_processor.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
+#include "model/model_runner.h"
+
+namespace nanovllm {
+
+class LLMEngine {
+ public:
+  // config and plan as plan_memory() left them. runner and tokenizer (may be null) outlive the engine.
+  LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const ModelConfig& model, ModelRunner& runner,
+            const Tokenizer* tokenizer);
+
+  // Throws InvalidArgument for what could never run. params.max_tokens -1 means as many as fit.
+  uint64_t add_request(std::vector<int32_t> prompt, SamplingParams params, StreamCallback callback,
+                       const RequestOptions& options);
+  void cancel(uint64_t request_id);
+  void step();
+  bool has_unfinished_requests() const { return !requests_.empty(); }
+  EngineStats stats() const;
+  void check_integrity() const;
+
+ private:
+  void sample(std::span<const ScheduledSequence> scheduled);
+  void postprocess(const ScheduledSequence& scheduled, int32_t token, PositionLogprobs* logprobs);
+  void abort(Request& request);
+  void forget_finished();
+
+  const int64_t max_model_len_, vocab_size_;
+  const uint64_t seed_;
+  ModelRunner& runner_;
+  BlockManager block_manager_;
+  Scheduler scheduler_;
+  Sampler sampler_;
+  OutputProcessor output_processor_;
+  Batch batch_;  // reused by every step
+
+  std::unordered_map<uint64_t, std::unique_ptr<Request>> requests_;
+  std::vector<uint64_t> finished_;  // to be forgotten at the end of the step
+  bool in_step_ = false;
+  uint64_t next_request_id_ = 1;
+  EngineStats stats_;
+
+  // Of the step under way, one entry a scheduled sequence; token -1: it has not reached its last token yet.
+  std::vector<int32_t> sampled_;
+  std::vector<PositionLogprobs> sampled_logprobs_;
+};
+
+}  // namespace nanovllm

@@ -1,0 +1,142 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace nanovllm {
+
+Scheduler::Scheduler(const EngineConfig& config, BlockManager& block_manager)
+    : max_num_seqs_(config.max_num_seqs),
+      max_num_batched_tokens_(config.max_num_batched_tokens),
+      block_manager_(block_manager) {
+  running_.reserve(max_num_seqs_);
+  scheduled_.reserve(max_num_seqs_);
+}
+
+void Scheduler::add(Sequence& seq) {
+  seq.status = SequenceStatus::kWaiting;
+  waiting_.insert(&seq);
+}
+
+void Scheduler::finish(Sequence& seq) {
+  if (seq.status == SequenceStatus::kWaiting) waiting_.erase(&seq);
+  if (seq.status == SequenceStatus::kRunning) {
+    std::erase(running_, &seq);
+    block_manager_.deallocate(seq);
+  }
+  seq.status = SequenceStatus::kFinished;
+}
+
+void Scheduler::preempt(Sequence& seq) {
+  running_.pop_back();  // it is the one that goes last
+  block_manager_.deallocate(seq);
+  add(seq);
+  ++num_preemptions_;
+}
+
+std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
+  batch.clear();
+  batch.query_start.push_back(0);
+  batch.block_size = static_cast<int32_t>(block_manager_.block_size());
+  scheduled_.clear();
+  budget_ = max_num_batched_tokens_;
+
+  const bool memory_left = schedule_decodes(batch);
+  for (Sequence* seq : running_)
+    if (budget_ > 0 && !seq->is_decoding())
+      schedule_tokens(*seq, std::min(budget_, seq->num_uncomputed_tokens()), batch);
+  if (memory_left) admit_waiting(batch);  // else the preempted one would fight for the same blocks
+
+  // Block tables of one common width, so that a backend can index them as a matrix.
+  size_t width = 0;
+  for (const auto& s : scheduled_) width = std::max(width, s.seq->block_table.size());
+  batch.block_table_stride = static_cast<int32_t>(width);
+  batch.block_tables.assign(width * scheduled_.size(), -1);
+  for (size_t i = 0; i < scheduled_.size(); ++i)
+    std::ranges::copy(scheduled_[i].seq->block_table, batch.block_tables.begin() + i * width);
+  if (scheduled_.empty() && !(waiting_.empty() && running_.empty()))
+    throw std::logic_error("Scheduler: requests are left, but none can be scheduled");
+  return scheduled_;
+}
+
+bool Scheduler::schedule_decodes(Batch& batch) {
+  const int64_t preemptions_before = num_preemptions_;
+  for (size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
+    Sequence* seq = running_[i];
+    if (!seq->is_decoding()) continue;
+    // Those that go later have not been scheduled yet, so any of them can give way; in the end the sequence itself.
+    while (seq->status == SequenceStatus::kRunning && !block_manager_.can_append(*seq)) preempt(*running_.back());
+    if (seq->status != SequenceStatus::kRunning) break;
+    block_manager_.may_append(*seq);
+    schedule_tokens(*seq, 1, batch);
+  }
+  return num_preemptions_ == preemptions_before;
+}
+
+void Scheduler::admit_waiting(Batch& batch) {
+  for (auto it = waiting_.begin(); it != waiting_.end() && budget_ > 0 && num_running() < max_num_seqs_;) {
+    Sequence& seq = **it;
+    // The n sequences of a request share the blocks of the first one's prompt: the others wait until it is computed.
+    const Sequence* sibling = nullptr;
+    for (const auto& other : seq.request->sequences)
+      if (other.get() != &seq && other->status == SequenceStatus::kRunning) {
+        sibling = other.get();
+        if (sibling->num_computed_tokens >= sibling->num_prompt_tokens) break;
+      }
+    if (sibling && sibling->num_computed_tokens < sibling->num_prompt_tokens) {
+      ++it;
+      continue;
+    }
+    // A spare block for each running sequence keeps a newcomer from being thrown out again at once.
+    if (!block_manager_.can_allocate(seq, sibling, num_running())) break;
+    block_manager_.allocate(seq, sibling);
+    if (seq.num_output_tokens() == 0 && seq.index == 0)
+      seq.request->output.num_cached_tokens = seq.num_computed_tokens;
+    it = waiting_.erase(it);
+    seq.status = SequenceStatus::kRunning;
+    running_.insert(std::ranges::upper_bound(running_, &seq, GoesBefore()), &seq);
+    schedule_tokens(seq, std::min(budget_, seq.num_uncomputed_tokens()), batch);
+  }
+}
+
+void Scheduler::schedule_tokens(Sequence& seq, int64_t num_tokens, Batch& batch) {
+  const int64_t first = seq.num_computed_tokens, end = first + num_tokens, block_size = block_manager_.block_size();
+  const int64_t first_row = static_cast<int64_t>(batch.logits_rows.size());
+  const bool score_prompt = seq.request->wants_prompt_logprobs(seq);
+  for (int64_t p = first; p < end; ++p) {
+    if (p + 1 == seq.num_tokens() || (score_prompt && p + 1 < seq.num_prompt_tokens))
+      batch.logits_rows.push_back(batch.num_tokens());
+    batch.token_ids.push_back(seq.token_ids[p]);
+    batch.positions.push_back(static_cast<int32_t>(p));
+    batch.slot_mapping.push_back(static_cast<int32_t>(seq.block_table[p / block_size] * block_size + p % block_size));
+  }
+  batch.query_start.push_back(batch.num_tokens());
+  batch.context_lens.push_back(static_cast<int32_t>(end));
+  scheduled_.push_back({&seq, num_tokens, first_row, static_cast<int64_t>(batch.logits_rows.size()) - first_row});
+  budget_ -= num_tokens;
+}
+
+void Scheduler::postprocess(const ScheduledSequence& scheduled) {
+  Sequence& seq = *scheduled.seq;
+  seq.num_computed_tokens += scheduled.num_tokens;
+  block_manager_.hash_blocks(seq);
+}
+
+void Scheduler::check_integrity() const {
+  auto require = [](bool ok, const char* what) {
+    if (!ok) throw std::logic_error(std::string("Scheduler: ") + what);
+  };
+  require(num_running() <= max_num_seqs_, "too many running sequences");
+  require(std::ranges::is_sorted(running_, GoesBefore()), "the running sequences are out of order");
+  for (const Sequence* seq : running_) {
+    require(seq->status == SequenceStatus::kRunning, "a running sequence has another status");
+    require(seq->num_uncomputed_tokens() >= 1, "a running sequence has nothing to compute");
+  }
+  for (const Sequence* seq : waiting_) {
+    require(seq->status == SequenceStatus::kWaiting, "a waiting sequence has another status");
+    require(seq->block_table.empty(), "a waiting sequence holds blocks");
+  }
+  block_manager_.check_integrity(running_);
+}
+
+}  // namespace nanovllm

@@ -1,0 +1,63 @@
+// Scheduler: which tokens of which sequences the next step computes.
+//
+// One token budget a step. Running decodes go first, one token each; what is left goes to prompt chunks, those under way
+// before new ones, so a long prompt never freezes the others. When KV blocks run out, the sequence that goes last is preempted:
+// it gives up its blocks and is recomputed later. Order is priority, then arrival.
+//
+// Holds pointers to sequences the engine owns: from add() until finish(). Engine thread only.
+#pragma once
+
+#include <set>
+#include <span>
+#include <vector>
+
+#include "backend/batch.h"
+#include "engine/block_manager.h"
+#include "engine/sequence.h"
+#include "nanovllm/config.h"
+
+namespace nanovllm {
+
+// A sequence's share of a step: tokens num_computed_tokens .. + num_tokens, and rows first_row .. + num_rows of the logits.
+struct ScheduledSequence {
+  Sequence* seq;
+  int64_t num_tokens;
+  int64_t first_row, num_rows;
+};
+
+class Scheduler {
+ public:
+  Scheduler(const EngineConfig& config, BlockManager& block_manager);
+
+  void add(Sequence& seq);     // to the waiting ones
+  void finish(Sequence& seq);  // for whatever reason, at any moment but inside schedule()
+
+  // Fills the batch and says what is in it; empty only if there is nothing to do. Valid until the next call.
+  std::span<const ScheduledSequence> schedule(Batch& batch);
+  // The step is done: these tokens are in the cache now.
+  void postprocess(const ScheduledSequence& scheduled);
+
+  int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
+  int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  int64_t num_preemptions() const { return num_preemptions_; }
+  void check_integrity() const;  // and the block manager's
+
+ private:
+  struct GoesBefore {
+    bool operator()(const Sequence* a, const Sequence* b) const { return goes_before(*a, *b); }
+  };
+  bool schedule_decodes(Batch& batch);  // false: somebody was preempted
+  void admit_waiting(Batch& batch);
+  void schedule_tokens(Sequence& seq, int64_t num_tokens, Batch& batch);
+  void preempt(Sequence& seq);
+
+  const int64_t max_num_seqs_, max_num_batched_tokens_;
+  BlockManager& block_manager_;
+  std::set<Sequence*, GoesBefore> waiting_;
+  std::vector<Sequence*> running_;  // in order
+  std::vector<ScheduledSequence> scheduled_;
+  int64_t budget_ = 0;  // tokens left in this step
+  int64_t num_preemptions_ = 0;
+};
+
+}  // namespace nanovllm

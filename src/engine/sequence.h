@@ -1,0 +1,72 @@
+// Sequence: one completion being generated, and Request: the n of them that share a prompt.
+//
+// Owned by the LLMEngine; the scheduler and the block manager hold plain pointers to live ones. Engine thread only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nanovllm/llm.h"
+#include "tokenizer/tokenizer.h"
+
+namespace nanovllm {
+
+enum class SequenceStatus { kWaiting, kRunning, kFinished };
+
+struct Request;
+
+struct Sequence {
+  Request* request = nullptr;
+  int index = 0;  // which of the request's n
+  SequenceStatus status = SequenceStatus::kWaiting;
+
+  std::vector<int32_t> token_ids;   // prompt, then output
+  int64_t num_prompt_tokens = 0;
+  int64_t num_computed_tokens = 0;  // tokens whose keys and values are in the cache
+
+  // Kept by the block manager: block b holds tokens b * block_size onwards.
+  std::vector<int32_t> block_table;
+  int64_t num_hashed_blocks = 0;  // leading blocks that are full, computed and hashed
+  uint64_t last_hash = 0;         // chained hash of those
+
+  // Kept by the output processor.
+  std::unique_ptr<IncrementalDetokenizer> detokenizer;  // null without a tokenizer
+  std::string held_back;  // text that may turn out to be the start of a stop string
+
+  int64_t num_tokens() const { return static_cast<int64_t>(token_ids.size()); }
+  int64_t num_output_tokens() const { return num_tokens() - num_prompt_tokens; }
+  int64_t num_uncomputed_tokens() const { return num_tokens() - num_computed_tokens; }
+  // A decode: everything but the newest sampled token is in the cache.
+  bool is_decoding() const { return num_output_tokens() > 0 && num_uncomputed_tokens() == 1; }
+  bool is_finished() const { return status == SequenceStatus::kFinished; }
+};
+
+struct Request {
+  uint64_t id = 0;        // also the order of arrival
+  RequestOptions options;
+  SamplingParams params;  // max_tokens resolved
+  uint64_t seed = 0;      // resolved; each token's draw comes from (seed, index, position) alone
+  uint64_t salt_hash = 0;
+  StreamCallback callback;
+  RequestOutput output;
+  std::vector<std::unique_ptr<Sequence>> sequences;  // n of them
+  int num_unfinished = 0;
+
+  // Prompt positions are scored by the first sequence alone.
+  bool wants_prompt_logprobs(const Sequence& seq) const {
+    return params.prompt_logprobs.has_value() && seq.index == 0 &&
+           output.prompt_logprobs.size() < output.prompt_token_ids.size();
+  }
+};
+
+// Who goes first: smaller priority, then earlier arrival, then smaller index. A strict total order.
+inline bool goes_before(const Sequence& a, const Sequence& b) {
+  const Request &ra = *a.request, &rb = *b.request;
+  if (ra.options.priority != rb.options.priority) return ra.options.priority < rb.options.priority;
+  if (ra.id != rb.id) return ra.id < rb.id;
+  return a.index < b.index;
+}
+
+}  // namespace nanovllm
