@@ -22,6 +22,7 @@ constexpr Command kCommands[] = {
     {"inspect", "what a model is and how much memory it will take, without loading it", define_inspect},
     {"tokenize", "text to token ids and back", define_tokenize},
     {"template", "render a Jinja chat template", define_template},
+    {"pull", "fetch a model, by its short name or from a hub", define_pull},
 };
 
 std::string overview() {
