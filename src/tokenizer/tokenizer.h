@@ -14,6 +14,14 @@ namespace nanovllm {
 
 class GgufFile;
 
+// One text that grows token by token: the pieces and the end concatenate to the decode of all ids.
+class TextStream {
+ public:
+  virtual ~TextStream() = default;
+  virtual std::string add(int32_t id) = 0;
+  virtual std::string finish() = 0;
+};
+
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
@@ -32,6 +40,9 @@ class Tokenizer {
   // The whole text; ids outside the vocabulary give nothing. Always valid UTF-8 (U+FFFD for broken bytes).
   virtual std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const = 0;
 
+  // decode(), piece by piece; must not outlive the tokenizer. The default is right where tokens decode one by one.
+  virtual std::unique_ptr<TextStream> stream(bool skip_special_tokens) const;
+
   virtual int32_t vocab_size() const = 0;                                    // largest id + 1
   virtual std::string id_to_token(int32_t id) const = 0;                     // as written in the vocabulary; "" if none
   virtual std::optional<int32_t> token_to_id(std::string_view token) const = 0;
@@ -43,7 +54,7 @@ class Tokenizer {
 };
 
 // Turns a growing list of ids into text piece by piece: never half a character, and the pieces concatenate to exactly
-// tokenizer.decode(all ids, skip_special_tokens). Amortised constant work a token.
+// tokenizer.decode(all ids, skip_special_tokens). Amortised constant work a token. Must not outlive the tokenizer.
 class IncrementalDetokenizer {
  public:
   IncrementalDetokenizer(const Tokenizer& tokenizer, bool skip_special_tokens);
@@ -51,10 +62,7 @@ class IncrementalDetokenizer {
   std::string finish();         // what was held back (an incomplete character becomes U+FFFD)
 
  private:
-  const Tokenizer* tokenizer_;
-  bool skip_special_tokens_;
-  std::vector<int32_t> ids_;  // the tail still needed as context
-  size_t prefix_ = 0, read_ = 0;
+  std::unique_ptr<TextStream> stream_;
 };
 
 }  // namespace nanovllm
