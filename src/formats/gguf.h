@@ -30,7 +30,7 @@ class GgufFile {
   // does not know are an Error naming tensor and type number.
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
 
-  // Typed access: nullopt / null if absent; Error "path: key 'k' is not a string" if of another type. get_double takes integers too.
+  // Typed access: nullopt / null if absent; Error "path: key 'k': is not a string" if of another type. get_double takes integers too.
   std::optional<int64_t> get_int(std::string_view key) const;
   std::optional<double> get_double(std::string_view key) const;
   std::optional<bool> get_bool(std::string_view key) const;
