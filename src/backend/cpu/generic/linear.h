@@ -40,7 +40,7 @@ inline ScaleMin load_scales(const uint8_t* record) {
 // Writes `steps` rows of 16 weights from step k0 of a panel to w (room for kLinearSteps rows; whole blocks are written).
 // k0 is a multiple of kLinearSteps.
 template <PanelKind kKind>
-inline void widen(const uint8_t* panel, int64_t k0, int64_t steps, float* w) {
+NANO_VLLM_NOINLINE void widen(const uint8_t* panel, int64_t k0, int64_t steps, float* w) {
   constexpr PanelFormat f = nanovllm::panel_format(kKind);
   if constexpr (kKind == PanelKind::kF32) {
     const float* p = reinterpret_cast<const float*>(panel) + k0 * 16;
@@ -130,7 +130,7 @@ inline void one_row(const uint8_t* panels, int64_t panel_bytes, int64_t k_end, c
 // acc[r, 0..15] (+)= sum over k of x[r, k] * w[k, 0..15] for kRows rows: the register tile. Starts from zero unless
 // `accumulate`. x rows are x_stride apart, acc rows acc_stride.
 template <int kRows>
-inline void tile(const float* x, int64_t x_stride, const float* w, int64_t k_end, float* acc, int64_t acc_stride,
+NANO_VLLM_NOINLINE void tile(const float* x, int64_t x_stride, const float* w, int64_t k_end, float* acc, int64_t acc_stride,
                  bool accumulate) {
   V a[kRows];
   NANO_VLLM_UNROLL
@@ -152,7 +152,7 @@ inline void rest_tile(int64_t rows, const float* x, int64_t x_stride, const floa
 }
 
 // The same for any number of rows.
-inline void tiles(int64_t rows, const float* x, int64_t x_stride, const float* w, int64_t k_end, float* acc,
+NANO_VLLM_NOINLINE void tiles(int64_t rows, const float* x, int64_t x_stride, const float* w, int64_t k_end, float* acc,
                   int64_t acc_stride, bool accumulate) {
   int64_t r = 0;
   for (; r + kTileRows <= rows; r += kTileRows)

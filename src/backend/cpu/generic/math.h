@@ -11,6 +11,9 @@
 #define NANO_VLLM_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+// Compiled once instead of into each of its callers.
+#define NANO_VLLM_NOINLINE __attribute__((noinline))
+
 namespace {
 
 // The first n < 16 floats, zeros behind them.
