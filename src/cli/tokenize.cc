@@ -48,6 +48,8 @@ std::string render_chat(const Tokenizer& tokenizer, const TokenizeOptions& optio
   if (!context.is_object() || !context.contains("messages"))
     throw Error("standard input", "must be a JSON array of messages, or an object that holds \"messages\"");
   context["messages"] = openai::normalize_messages(context["messages"]);
+  for (const char* name : {"tools", "documents"})
+    if (!context.contains(name)) context[name] = nullptr;
   if (!context.contains("add_generation_prompt")) context["add_generation_prompt"] = options.add_generation_prompt;
   if (const auto id = tokenizer.bos_token_id()) context["bos_token"] = tokenizer.id_to_token(*id);
   if (const auto id = tokenizer.eos_token_id()) context["eos_token"] = tokenizer.id_to_token(*id);
