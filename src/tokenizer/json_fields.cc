@@ -41,7 +41,8 @@ bool get_bool(const nlohmann::json& object, const char* key, bool otherwise, con
 int64_t get_int(const nlohmann::json& object, const char* key, const std::string& where) {
   const auto* value = find(object, key, where);
   if (value == nullptr) throw Error(where, std::string("'") + key + "' is missing");
-  if (!value->is_number_unsigned() || value->get<uint64_t>() > 0x7FFFFFFF) {
+  const bool whole = value->is_number_integer() && (!value->is_number_unsigned() || value->get<uint64_t>() <= 0x7FFFFFFF);
+  if (!whole || value->get<int64_t>() < 0 || value->get<int64_t>() > 0x7FFFFFFF) {
     wrong(key, "a whole number from 0 to 2147483647", where);
   }
   return value->get<int64_t>();
