@@ -6,6 +6,11 @@
 
 namespace nanovllm::bench {
 
+// The clock of all measurements: the thread's own processor time if use_processor_time was called (one thread, on a machine
+// that others use too), else the time of day's.
+void use_processor_time();
+double seconds_now();
+
 double measure_gflops();                                 // takes about 0.1 s
 double measure_read_gbytes(const char* memory, size_t bytes);  // 64-byte aligned, larger than the caches
 
