@@ -3,6 +3,7 @@
 // strftime_now). Untrusted text: nesting depth, loop iterations and output size are limited. Immutable after parsing.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -10,6 +11,13 @@
 #include <nlohmann/json_fwd.hpp>
 
 namespace nanovllm {
+
+// What one render may use before it fails with an Error.
+struct RenderLimits {
+  uint64_t steps = 50'000'000;                // evaluated nodes, plus one for each KiB a filter or operator works through
+  uint64_t allocated_bytes = uint64_t{2} << 30;  // made by all operations together, whether still alive or not
+  uint64_t output_bytes = 64u << 20;
+};
 
 class ChatTemplate {
  public:
@@ -19,7 +27,7 @@ class ChatTemplate {
 
   // context: an object; its keys are the template's variables, in order. Throws Error for raise_exception and for what
   // jinja2 would raise.
-  std::string render(const nlohmann::ordered_json& context) const;
+  std::string render(const nlohmann::ordered_json& context, const RenderLimits& limits = {}) const;
 
  private:
   struct Impl;
