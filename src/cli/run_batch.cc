@@ -188,11 +188,11 @@ int run_batch(const BatchOptions& options) {
   }
   if (!options.quiet)
     fmt::print(stderr, "{} requests in {}, {} of them refused; {} prompt tokens ({} from the prefix cache), {} tokens out, "
-                       "{:.1f} tokens/s; peak memory {}\n",
+                       "{:.1f} tokens/s; {} preemptions; peak memory {}\n",
                batch.written(), format_seconds(batch.seconds()), batch.failed(),
                stats.prompt_tokens_computed + stats.prompt_tokens_cached, stats.prompt_tokens_cached, stats.tokens_generated,
                static_cast<double>(stats.tokens_generated) / std::max(1e-9, batch.seconds()),
-               format_bytes(peak_memory_bytes()));
+               stats.preemptions, format_bytes(peak_memory_bytes()));
   return kExitOk;
 }
 
