@@ -20,8 +20,13 @@ def binary():
     return str(path)
 
 
-def run_batch(model, bodies, *flags, env=None, urls=None, timeout=300):
+def run_batch(model, bodies, *flags, **options):
     """Sends every body as one batch; returns the response bodies in the order of `bodies`."""
+    return run_batch_with_log(model, bodies, *flags, **options)[0]
+
+
+def run_batch_with_log(model, bodies, *flags, env=None, urls=None, timeout=300):
+    """The same, and what it printed on stderr."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = pathlib.Path(folder, "in.jsonl"), pathlib.Path(folder, "out.jsonl")
         lines = [{"custom_id": str(i), "method": "POST", "url": urls[i] if urls else "/v1/completions",
@@ -36,7 +41,7 @@ def run_batch(model, bodies, *flags, env=None, urls=None, timeout=300):
             assert not item.get("error") and item["response"]["status_code"] == 200, item
             results[item["custom_id"]] = item["response"]["body"]
     assert len(results) == len(bodies), f"{len(bodies)} requests, {len(results)} results"
-    return [results[str(i)] for i in range(len(bodies))]
+    return [results[str(i)] for i in range(len(bodies))], done.stderr
 
 
 def score_body(ids, logprobs=0):
