@@ -206,7 +206,7 @@ TEST(Attention, EqualsAPlainLoop) {
 
 TEST(Attention, SameBitsForAnyBatchChunksBlocksThreadsAndInstructionSet) {
   for (const Shape& shape : shapes()) {
-    const World w(shape, {1, 7, 64, 65, 150}, 32);
+    const World w(shape, {1, 7, 64, 65, 140}, 32);
     const Outputs want = run(w, *kernels_scalar(), 1, 16, 1000, 1);
     for (const KernelTable* kernels : all_kernels()) {
       uint32_t seed = 2;
@@ -215,7 +215,8 @@ TEST(Attention, SameBitsForAnyBatchChunksBlocksThreadsAndInstructionSet) {
           const int threads = 1 + static_cast<int>(seed % 3);
           const std::string what = std::string(kernels->name) + " head_dim " + std::to_string(shape.head_dim) + " block size " +
                                    std::to_string(block_size) + " budget " + std::to_string(budget);
-          if (kernels == kernels_scalar() && budget == 1) continue;  // slow, and nothing the others do not show
+          // The scalar set is slow, and one odd cut shows that it agrees.
+          if (kernels == kernels_scalar() && (budget != 9 || block_size != 3)) continue;
           expect_same(run(w, *kernels, threads, block_size, budget, seed++), want, what);
         }
       }
