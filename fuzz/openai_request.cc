@@ -10,7 +10,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string_view body(reinterpret_cast<const char*>(data) + 1, size - 1);
   try {
-    const ApiRequest request = parse_request(data[0] & 1 ? Endpoint::kChatCompletions : Endpoint::kCompletions, body, {}, 1000);
+    const Endpoint endpoint = data[0] & 1 ? Endpoint::kChatCompletions : Endpoint::kCompletions;
+    const ApiRequest request = parse_request(endpoint, parse_body(body), {}, 1000);
     // What was accepted can be written again, and lies in range.
     if (request.params.n < 1 || request.params.max_tokens < -1) std::abort();
     if (request.endpoint == Endpoint::kCompletions && request.prompts.empty()) std::abort();

@@ -86,8 +86,9 @@ std::string json_lines(const LLM& llm, const GenerateOptions& options, const std
       .model = options.config.model,
       .token_text = [&llm](int32_t id) { return llm.token_text(id); },
       .decode = [](const std::vector<int32_t>&) { return std::string(); }};
+  const Json body = completion_body(request, context, {&output, 1});
   std::string lines;
-  for (Json choice : completion_body(request, context, {&output, 1})["choices"]) {
+  for (const Json& choice : body["choices"]) {
     Json line = {{"prompt", prompt}};
     line.update(choice);
     lines += openai::dump(line) + "\n";

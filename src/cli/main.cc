@@ -21,7 +21,6 @@ constexpr Command kCommands[] = {
     {"bench latency", "seconds for one batch of equal requests", define_bench_latency},
     {"inspect", "what a model is and how much memory it will take, without loading it", define_inspect},
     {"tokenize", "text to token ids and back", define_tokenize},
-    {"pull", "fetch a model", define_pull},
     {"template", "render a Jinja chat template", define_template},
     {"pull", "fetch a model, by its short name or from a hub", define_pull},
 };

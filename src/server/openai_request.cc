@@ -228,11 +228,6 @@ ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDe
   return request;
 }
 
-ApiRequest parse_request(Endpoint endpoint, std::string_view body, const GenerationDefaults& defaults,
-                         int64_t vocab_size) {
-  return parse_request(endpoint, parse_body(body), defaults, vocab_size);
-}
-
 Json normalize_messages(const Json& messages) {
   if (!messages.is_array()) throw InvalidArgument("messages", std::string("is ") + type_name(messages) + "; must be an array");
   if (messages.empty()) throw InvalidArgument("messages", "is empty");

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "nanovllm/llm.h"
@@ -42,8 +41,6 @@ struct ApiRequest {
 // defaults: the model's own, for what the request leaves out. Ranges that need no model are checked too (vocab_size 0
 // leaves token ids to the engine).
 ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDefaults& defaults, int64_t vocab_size = 0);
-ApiRequest parse_request(Endpoint endpoint, std::string_view body, const GenerationDefaults& defaults,
-                         int64_t vocab_size = 0);
 
 // Messages as chat templates want them: the text parts of a content list joined by newlines, a null content made "", the
 // arguments of tool calls parsed from their JSON text. Throws InvalidArgument for other shapes and kinds of content.

@@ -11,17 +11,17 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 ApiRequest completion(const std::string& body, const GenerationDefaults& defaults = {}) {
-  return parse_request(Endpoint::kCompletions, body, defaults);
+  return parse_request(Endpoint::kCompletions, parse_body(body), defaults);
 }
 
 ApiRequest chat(const std::string& body, const GenerationDefaults& defaults = {}) {
-  return parse_request(Endpoint::kChatCompletions, body, defaults);
+  return parse_request(Endpoint::kChatCompletions, parse_body(body), defaults);
 }
 
 // The field a body is refused for.
 std::string refused_field(Endpoint endpoint, const std::string& body) {
   try {
-    parse_request(endpoint, body, {});
+    parse_request(endpoint, parse_body(body), {});
   } catch (const InvalidArgument& e) {
     return e.where();
   }
@@ -192,11 +192,16 @@ TEST(ChatRequest, RefusesByName) {
   EXPECT_EQ(refused_chat(R"("response_format": {"type": "json_schema"})"), "response_format");
   EXPECT_EQ(refused_chat(R"("continue_final_message": true, "add_generation_prompt": true)"), "continue_final_message");
   for (const char* messages :
-       {"[]", "{}", "\"hi\"", "[1]", "[{}]", R"([{"role": 1}])", R"([{"role": "user", "content": 5}])",
+       {"[]", "{}", "\"hi\"", "[1]", "[{}]", R"([{"role": "user", "content": 5}])",
         R"([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])",
         R"([{"role": "user", "content": [{"type": "text"}]}])",
         R"([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}])"})
     EXPECT_EQ(refused_field(Endpoint::kChatCompletions, std::string(R"({"messages": )") + messages + "}"), "messages") << messages;
+}
+
+TEST(ChatRequest, MembersOfMessagesAreTyped) {
+  EXPECT_EQ(refused_field(Endpoint::kChatCompletions, R"({"messages": [{"role": 1, "content": "x"}]})"), "role");
+  EXPECT_EQ(refused_field(Endpoint::kChatCompletions, R"({"messages": [{"role": "assistant", "tool_calls": {}}]})"), "tool_calls");
 }
 
 TEST(Messages, AreNormalized) {

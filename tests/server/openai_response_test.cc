@@ -47,7 +47,7 @@ RequestOutput output() {
 }
 
 ApiRequest request(const std::string& body, Endpoint endpoint = Endpoint::kCompletions) {
-  return parse_request(endpoint, body, {});
+  return parse_request(endpoint, parse_body(body), {});
 }
 
 Json completion(const std::string& body) {
