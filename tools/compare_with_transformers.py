@@ -3,9 +3,11 @@
 
 Each round writes a checkpoint (tests/python/random_checkpoint.py), scores prompts of 1 to 300 tokens and continues some of
 them greedily with transformers in float32, runs the same through `nano-vllm run-batch` in float32 and bfloat16, and reports
-the largest difference. Ends with exit code 1 if anything was beyond the tolerance; --keep saves those checkpoints.
+the largest difference. For bfloat16, transformers gets the weights rounded to bfloat16 too, so that what is measured is the
+arithmetic and the cache. With --gguf the engine reads a GGUF file of random types and transformers the dequantized weights.
+Ends with exit code 1 if anything was beyond the tolerance; --keep saves those checkpoints.
 
-    python tools/compare_with_transformers.py --count 100 [--seed 1] [--keep FOLDER]
+    python tools/compare_with_transformers.py --count 100 [--seed 1] [--gguf] [--keep FOLDER]
 """
 
 import argparse
@@ -26,27 +28,32 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests" / "python")]
 import make_tiny_models  # noqa: E402
 from batch_driver import FLOAT32, greedy_body, prompt_logprobs, run_batch, score_body  # noqa: E402
 from random_checkpoint import random_prompts, write_random_checkpoint  # noqa: E402
+from random_gguf import write_random_gguf  # noqa: E402
 from reference_model import ReferenceModel  # noqa: E402
 
 STEPS = 8
 
 
-def compare(folder, prompts, engine=True):
+def compare(model_path, reference_path, prompts, engine=True):
     """Returns (largest float32 difference, mean bfloat16 difference, list of complaints)."""
-    model = make_tiny_models.load_reference(folder)
+    model = make_tiny_models.load_reference(reference_path)
     expected = [make_tiny_models.score(model, ids)[0] for ids in prompts]
     continued = [make_tiny_models.greedy(model, ids[:40], STEPS) for ids in prompts[:3]]
     if not engine:  # check the NumPy reference instead
-        numpy_model = ReferenceModel(folder)
+        numpy_model = ReferenceModel(reference_path)
         scores = [numpy_model.score(ids) for ids in prompts]
         return max(abs(a - b) for s, e in zip(scores, expected) for a, b in zip(s, e)), 0.0, []
+    if model_path == reference_path:
+        model.to(torch.bfloat16).to(torch.float32)
+        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    rounded = [make_tiny_models.score(model, ids)[0] for ids in prompts]
     complaints = []
     bodies = [score_body(ids) for ids in prompts]
-    wide = run_batch(folder, bodies + [greedy_body(ids[:40], STEPS) for ids in prompts[:3]], *FLOAT32)
-    narrow = run_batch(folder, bodies, "--dtype", "bfloat16")
+    wide = run_batch(model_path, bodies + [greedy_body(ids[:40], STEPS) for ids in prompts[:3]], *FLOAT32)
+    narrow = run_batch(model_path, bodies, "--dtype", "bfloat16")
     difference = max(abs(a - b) for ids, e, r in zip(prompts, expected, wide)
                      for a, b in zip(prompt_logprobs(r, ids), e))
-    narrow_differences = [abs(a - b) for ids, e, r in zip(prompts, expected, narrow)
+    narrow_differences = [abs(a - b) for ids, e, r in zip(prompts, rounded, narrow)
                           for a, b in zip(prompt_logprobs(r, ids), e)]
     mean = sum(narrow_differences) / len(narrow_differences)
     if not difference < 1e-3:
@@ -69,6 +76,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first round")
     parser.add_argument("--keep", type=pathlib.Path, help="folder for checkpoints that disagree")
+    parser.add_argument("--gguf", action="store_true", help="GGUF files instead of safetensors")
     parser.add_argument("--numpy", action="store_true", help="check tests/python/reference_model.py instead of the engine")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -78,10 +86,16 @@ def main():
     for number in range(args.first, args.first + args.count):
         rng = np.random.default_rng([args.seed, number])
         with tempfile.TemporaryDirectory() as folder:
-            config = write_random_checkpoint(folder, rng)
+            model_path = reference_path = pathlib.Path(folder)
+            if args.gguf:
+                config, kinds = write_random_gguf(folder, rng)
+                model_path, reference_path = model_path / "model.gguf", reference_path / "hf"
+                config["gguf types"] = kinds
+            else:
+                config = write_random_checkpoint(folder, rng)
             prompts = random_prompts(rng, config, 6)
             try:
-                difference, mean, complaints = compare(folder, prompts, engine=not args.numpy)
+                difference, mean, complaints = compare(model_path, reference_path, prompts, engine=not args.numpy)
                 largest = max(largest, difference)
                 means.append(mean)
             except (AssertionError, KeyError, TypeError, subprocess.TimeoutExpired) as error:

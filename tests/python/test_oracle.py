@@ -9,13 +9,13 @@ import json
 import os
 import random
 
+import numpy as np
 import pytest
 
 from batch_driver import FLOAT32, TINY, greedy_body, prompt_logprobs, run_batch, score_body
 from random_checkpoint import random_prompts, write_random_checkpoint
+from random_gguf import BLOCKS_OF_32, BLOCKS_OF_256, UNQUANTIZED, write_random_gguf
 from reference_model import ReferenceModel
-
-np = pytest.importorskip("numpy")
 
 MODELS = sorted(p.name for p in TINY.iterdir() if (p / "golden.json").exists())
 TOLERANCE = 1e-3       # float32 weights and cache: each logprob
@@ -39,6 +39,17 @@ def check_greedy(result, expected_tokens, gaps, tolerance=TOLERANCE):
 
 def worst(got, expected):
     return max((abs(a - b) for a, b in zip(got, expected)), default=0.0)
+
+
+def check_against_numpy(model_path, reference_path, prompts):
+    """The engine on model_path against the NumPy decoder on the folder reference_path, float32."""
+    model = ReferenceModel(reference_path)
+    bodies = [score_body(ids) for ids in prompts] + [greedy_body(ids[:20], 8) for ids in prompts]
+    results = run_batch(model_path, bodies, *FLOAT32)
+    for ids, result in zip(prompts, results):
+        assert worst(prompt_logprobs(result, ids), model.score(ids)) < TOLERANCE
+    for ids, result in zip(prompts, results[len(prompts):]):
+        check_greedy(result, *model.greedy(ids[:20], 8))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,11 +115,19 @@ def test_random_shapes_float32(number, tmp_path):
     rng = np.random.default_rng([SEED, number])
     config = write_random_checkpoint(tmp_path, rng)
     print(json.dumps(config))
-    prompts = random_prompts(rng, config, 5)
-    model = ReferenceModel(tmp_path)
-    bodies = [score_body(ids) for ids in prompts] + [greedy_body(ids[:20], 8) for ids in prompts]
-    results = run_batch(tmp_path, bodies, *FLOAT32)
-    for ids, result in zip(prompts, results):
-        assert worst(prompt_logprobs(result, ids), model.score(ids)) < TOLERANCE
-    for ids, result in zip(prompts, results[len(prompts):]):
-        check_greedy(result, *model.greedy(ids[:20], 8))
+    check_against_numpy(tmp_path, tmp_path, random_prompts(rng, config, 5))
+
+
+@pytest.mark.parametrize("kind", [None] + UNQUANTIZED + BLOCKS_OF_32 + BLOCKS_OF_256,
+                         ids=lambda kind: kind.name if kind else "mixed")
+def test_random_gguf_float32(kind, tmp_path):
+    print(f"NANO_VLLM_TEST_SEED={SEED}")
+    rng = np.random.default_rng([SEED, 100 + (kind or 50)])
+    while True:
+        folder = tmp_path / str(rng.integers(1 << 30))
+        folder.mkdir()
+        config, used = write_random_gguf(folder, rng, only=kind)
+        if kind is None or kind.name in used:
+            break
+    print(json.dumps(config), used)
+    check_against_numpy(folder / "model.gguf", folder / "hf", random_prompts(rng, config, 3, longest=80))
