@@ -137,15 +137,13 @@ std::string short_name_path(const ShortName& model) {
 }
 
 bool is_cached(const ShortName& model) {
-  return file_size(short_name_path(model)) == model.bytes &&
-         file_size(generation_config_path(model)).has_value();
+  return file_size(short_name_path(model)) == model.bytes;
 }
 
 int64_t fetch_short_name(const ShortName& model, const ProgressCallback& progress) {
   const std::string folder = folder_of(model), scratch = folder + "/.fetching";
   make_folders(folder);
   const FileLock lock(folder + "/.lock", progress);
-  write_generation_config(model);
   if (is_cached(model)) return 0;
 
   // Only the holder of the lock uses the scratch folder; what an interrupted fetch left there goes
@@ -181,7 +179,8 @@ int64_t fetch_short_name(const ShortName& model, const ProgressCallback& progres
     throw Error(model.name, "the fetched file has SHA-256 " + sha256 + " instead of " +
                                 model.sha256 + "; it was deleted");
   }
-  const std::string target = short_name_path(model);
+  write_generation_config(model);
+  const std::string target = short_name_path(model);  // last: with it the model counts as cached
   if (std::rename(file.c_str(), target.c_str()) != 0) throw Error(target, std::strerror(errno));
   return fetched;
 }
