@@ -32,6 +32,7 @@ const std::string& to_text(const Value& value, const char* what);
 std::vector<std::string> split_lines(std::string_view text, bool keep_ends);
 std::string replace_all(const std::string& text, const std::string& from, const std::string& to, int64_t count);
 std::string pad(const std::string& text, int64_t width, char32_t fill, char align);  // align: < > ^
+std::string escape_html(std::string_view text);
 Value round_half_even(double value, int64_t digits);
 
 }  // namespace nanovllm::jinja

@@ -13,7 +13,8 @@ namespace {
   throw Failure("unsupported operand type(s) for " + op + ": '" + type_name(a) + "' and '" + type_name(b) + "'");
 }
 
-Value checked(bool overflow, int64_t result) {
+// By reference: the operation that sets it is written in the other argument.
+Value checked(bool overflow, const int64_t& result) {
   if (overflow) throw Failure("integer result does not fit 64 bits");
   return Value::integer(result);
 }
@@ -115,7 +116,9 @@ Value binary_operation(const std::string& op, const Value& a, const Value& b) {
   if (op == "+") {
     if (a.is_string() && b.is_string()) {
       if (a.text().size() + b.text().size() > kMaxStringBytes) throw Failure("a string is too large");
-      return Value::string(a.text() + b.text());
+      if (!a.is_markup() && !b.is_markup()) return Value::string(a.text() + b.text());
+      return Value::markup((a.is_markup() ? a.text() : escape_html(a.text())) +
+                           (b.is_markup() ? b.text() : escape_html(b.text())));
     }
     if (a.kind() == b.kind() && (a.is(Kind::kList) || a.is(Kind::kTuple))) {
       if (a.items().size() + b.items().size() > kMaxStringBytes / sizeof(Value)) throw Failure("a list is too large");

@@ -34,7 +34,7 @@ bool real(const Value& v) { return v.is(Kind::kFloat); }
 bool number(const Value& v) { return v.is_number(); }
 bool string(const Value& v) { return v.is_string(); }
 bool mapping(const Value& v) { return v.is(Kind::kDict); }
-bool escaped(const Value&) { return false; }
+bool escaped(const Value& v) { return v.is_markup(); }
 bool callable(const Value& v) {
   // An undefined value has a __call__, which fails.
   return v.is(Kind::kFunction) || v.is_undefined() || (v.is(Kind::kObject) && v.object()->callable());

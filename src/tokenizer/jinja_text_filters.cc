@@ -39,21 +39,6 @@ std::string title_filter(std::string_view text) {
   return out;
 }
 
-std::string escape(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '\'': out += "&#39;"; break;
-      case '"': out += "&#34;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
-
 std::string url_quote(const std::string& text, bool query) {
   std::string out;
   for (const char c : text) {
@@ -101,7 +86,7 @@ Value xmlattr(Interpreter&, const Value& self, Args& args) {
     const std::string& name = to_text(key, "attribute name");
     if (name.find_first_of(" \t\n\r\f\v/>=") != name.npos) throw Failure("Invalid character in attribute name: " + repr(key));
     if (!out.empty()) out += ' ';
-    out += escape(name) + "=\"" + escape(str(value)) + "\"";
+    out += escape_html(name) + "=\"" + escape_html(str(value)) + "\"";
   }
   if (!out.empty() && (!bound[0] || truthy(*bound[0]))) out.insert(0, 1, ' ');
   return Value::string(std::move(out));
@@ -368,6 +353,13 @@ Value tojson(Interpreter&, const Value& self, Args& args) {
   return Value::string(to_json(self, style));
 }
 
+template <bool escaped>
+Value to_markup(Interpreter&, const Value& self, Args& args) {
+  args.bind("filter", {}, 0);
+  if (self.is_markup()) return self;
+  return Value::markup(escaped ? escape_html(str(self)) : str(self));
+}
+
 Value to_string(Interpreter&, const Value& self, Args& args) {
   args.bind("string", {}, 0);
   return self.is_string() ? self : Value::string(str(self));
@@ -378,6 +370,21 @@ Value unsupported(Interpreter&, const Value&, Args&) {
 }
 
 }  // namespace
+
+std::string escape_html(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '\'': out += "&#39;"; break;
+      case '"': out += "&#34;"; break;
+      default: out += c;
+    }
+  }
+  return out;
+}
 
 // round(value, digits) of a float: the nearest decimal, ties (of the exact binary value) to even.
 Value round_half_even(double value, int64_t digits) {
@@ -395,11 +402,11 @@ Value round_half_even(double value, int64_t digits) {
 NativeFunction find_text_filter(std::string_view name) {
   static const std::unordered_map<std::string_view, NativeFunction> filters = {
       {"upper", text_filter<upper>}, {"lower", text_filter<lower>}, {"capitalize", text_filter<capitalize>},
-      {"title", text_filter<title_filter>}, {"e", text_filter<escape>}, {"escape", text_filter<escape>},
-      {"forceescape", text_filter<escape>}, {"urlencode", urlencode}, {"xmlattr", xmlattr}, {"replace", replace},
+      {"title", text_filter<title_filter>}, {"e", to_markup<true>}, {"escape", to_markup<true>},
+      {"forceescape", to_markup<true>}, {"urlencode", urlencode}, {"xmlattr", xmlattr}, {"replace", replace},
       {"trim", trim}, {"center", center}, {"indent", indent}, {"truncate", truncate}, {"wordcount", wordcount},
       {"format", format}, {"int", to_int}, {"float", to_float}, {"round", round}, {"filesizeformat", filesizeformat},
-      {"abs", absolute}, {"striptags", striptags}, {"tojson", tojson}, {"string", to_string}, {"safe", to_string},
+      {"abs", absolute}, {"striptags", striptags}, {"tojson", tojson}, {"string", to_string}, {"safe", to_markup<false>},
       {"pprint", unsupported}, {"urlize", unsupported}, {"wordwrap", unsupported},
   };
   const auto it = filters.find(name);

@@ -84,6 +84,13 @@ class Value {
   static Value real(double d) { Value v(Kind::kFloat); v.real_ = d; return v; }
   static Value big_integer(std::string digits);
   static Value string(std::string text);
+  // Text marked as safe (markupsafe.Markup): what is added to it is HTML-escaped, even with autoescape off.
+  static Value markup(std::string text) {
+    Value v = string(std::move(text));
+    v.int_ = 1;
+    return v;
+  }
+  bool is_markup() const { return kind_ == Kind::kString && int_ == 1; }
   static Value list(Values items) { return sequence(Kind::kList, std::move(items), nullptr); }
   static Value tuple(Values items) { return sequence(Kind::kTuple, std::move(items), nullptr); }
   static Value view(Values items, const char* name) { return sequence(Kind::kView, std::move(items), name); }
