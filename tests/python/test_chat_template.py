@@ -248,7 +248,7 @@ FILTERS = ["upper", "lower", "title", "capitalize", "trim", "length", "list", "s
            "replace('l', 'L')", "round", "round(1)", "round(1, 'floor')", "unique|list", "sum", "min", "max", "items|list",
            "dictsort", "map('upper')|list", "map(attribute='n')|list", "select|list", "selectattr('n', 'defined')|list",
            "rejectattr('n')|list", "batch(2)|list", "slice(2)|list", "groupby('v')", "indent(2, true)", "truncate(6, true)",
-           "center(15)", "wordcount", "e", "safe", "format(1)", "filesizeformat", "urlencode", "tojson(sort_keys=true)",
+           "center(15)", "wordcount", "format(1)", "filesizeformat", "urlencode", "tojson(sort_keys=true)",
            "tojson(separators=(',', ':'), ensure_ascii=true)", "sum(start=2)", "attr('a')", "sort(attribute='v', reverse=true)"]
 TESTS = ["defined", "undefined", "none", "string", "number", "integer", "float", "boolean", "mapping", "sequence", "iterable",
          "odd", "even", "divisibleby 2", "in [1, 7, 'a']", "true", "false", "lower", "upper", "eq 1", "sameas none", "callable"]
