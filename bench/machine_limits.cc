@@ -1,8 +1,7 @@
 #include "machine_limits.h"
 
-#include <ctime>
-
 #include <cstdint>
+#include <ctime>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -47,7 +46,8 @@ double measure_read_gbytes(const char* memory, size_t bytes) {
   const double start = seconds_now();
   for (size_t i = 0; i + 128 <= bytes; i += 128)
     for (int j = 0; j < 4; ++j)
-      s[j] = _mm256_xor_si256(s[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(memory + i + 32 * j)));
+      s[j] = _mm256_xor_si256(
+          s[j], _mm256_load_si256(reinterpret_cast<const __m256i*>(memory + i + 32 * j)));
   const double seconds = seconds_now() - start;
   const __m256i all = _mm256_xor_si256(_mm256_xor_si256(s[0], s[1]), _mm256_xor_si256(s[2], s[3]));
   volatile int64_t keep = _mm256_extract_epi64(all, 0);

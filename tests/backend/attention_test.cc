@@ -1,5 +1,6 @@
-// rope_and_store_kv and attention against plain loops in double, and their promise: a token's output has the same bits
-// however its sequence is cut into steps, whatever shares the batch, whatever the block size.
+// rope_and_store_kv and attention against plain loops in double, and their promise: a token's
+// output has the same bits however its sequence is cut into steps, whatever shares the batch,
+// whatever the block size.
 #include "backend_test_util.h"
 
 namespace nanovllm {
@@ -16,7 +17,8 @@ struct Shape {
 
 // A few sequences of given lengths, their qkv rows before rope, and everything rope needs.
 struct World {
-  World(const Shape& s, std::vector<int> lengths_, uint32_t seed) : shape(s), lengths(std::move(lengths_)) {
+  World(const Shape& s, std::vector<int> lengths_, uint32_t seed)
+      : shape(s), lengths(std::move(lengths_)) {
     Random random(seed);
     int longest = 0;
     for (const int n : lengths) {
@@ -68,7 +70,8 @@ Outputs oracle(const World& w) {
         for (int i = 0; i < half; ++i) {
           double& a = head[s.interleaved ? 2 * i : i];
           double& b = head[s.interleaved ? 2 * i + 1 : i + half];
-          const double c = w.cos_sin[p * s.rotary_dim + i], sn = w.cos_sin[p * s.rotary_dim + half + i];
+          const double c = w.cos_sin[p * s.rotary_dim + i],
+                       sn = w.cos_sin[p * s.rotary_dim + half + i];
           const double a0 = a, b0 = b;
           a = a0 * c - b0 * sn;
           b = b0 * c + a0 * sn;
@@ -84,7 +87,8 @@ Outputs oracle(const World& w) {
         for (int j = first; j <= p; ++j) {
           double dot = 0;
           for (int d = 0; d < dim; ++d)
-            dot += x[p * s.row() + h * dim + d] * cached(x[j * s.row() + (s.num_heads + h / group) * dim + d]);
+            dot += x[p * s.row() + h * dim + d] *
+                   cached(x[j * s.row() + (s.num_heads + h / group) * dim + d]);
           weights.push_back(dot / std::sqrt(dim));
           largest = std::max(largest, weights.back());
         }
@@ -92,7 +96,8 @@ Outputs oracle(const World& w) {
         for (int d = 0; d < dim; ++d) {
           double o = 0;
           for (int j = first; j <= p; ++j)
-            o += weights[j - first] / sum * cached(x[j * s.row() + (s.num_heads + s.num_kv_heads + h / group) * dim + d]);
+            o += weights[j - first] / sum *
+                 cached(x[j * s.row() + (s.num_heads + s.num_kv_heads + h / group) * dim + d]);
           out[(p * s.num_heads + h) * dim + d] = static_cast<float>(o);
         }
       }
@@ -102,9 +107,10 @@ Outputs oracle(const World& w) {
   return outputs;
 }
 
-// Runs all sequences through two layers of cache in steps of at most `budget` tokens, in an order and with chunk sizes
-// drawn from `seed`; blocks are handed out in random order.
-Outputs run(const World& w, const KernelTable& kernels, int threads, int block_size, int budget, uint32_t seed) {
+// Runs all sequences through two layers of cache in steps of at most `budget` tokens, in an order
+// and with chunk sizes drawn from `seed`; blocks are handed out in random order.
+Outputs run(const World& w, const KernelTable& kernels, int threads, int block_size, int budget,
+            uint32_t seed) {
   const Shape& s = w.shape;
   Random random(seed);
   CpuBackend backend(kernels, threads);
@@ -125,7 +131,8 @@ Outputs run(const World& w, const KernelTable& kernels, int threads, int block_s
     for (size_t q = 0; q < done.size(); ++q)
       if (done[q] < w.lengths[q]) order.push_back(q);
     if (order.empty()) break;
-    std::shuffle(order.begin(), order.end(), std::mt19937(static_cast<uint32_t>(random.integer(0, 1 << 30))));
+    std::shuffle(order.begin(), order.end(),
+                 std::mt19937(static_cast<uint32_t>(random.integer(0, 1 << 30))));
     Batch batch;
     batch.block_size = block_size;
     batch.query_start = {0};
@@ -133,7 +140,8 @@ Outputs run(const World& w, const KernelTable& kernels, int threads, int block_s
     std::vector<size_t> members;
     int left = budget;
     for (const size_t q : order) {
-      const int take = static_cast<int>(std::min<int64_t>(w.lengths[q] - done[q], std::min<int64_t>(left, random.integer(1, budget))));
+      const int take = static_cast<int>(std::min<int64_t>(
+          w.lengths[q] - done[q], std::min<int64_t>(left, random.integer(1, budget))));
       if (take == 0) continue;
       left -= take;
       members.push_back(q);
@@ -150,23 +158,27 @@ Outputs run(const World& w, const KernelTable& kernels, int threads, int block_s
       done[q] += take;
       batch.query_start.push_back(batch.num_tokens());
       batch.context_lens.push_back(done[q]);
-      batch.block_table_stride = std::max(batch.block_table_stride, static_cast<int32_t>(tables[q].size()));
+      batch.block_table_stride =
+          std::max(batch.block_table_stride, static_cast<int32_t>(tables[q].size()));
     }
     for (const size_t q : members) {
       for (int32_t b = 0; b < batch.block_table_stride; ++b)
-        batch.block_tables.push_back(b < static_cast<int32_t>(tables[q].size()) ? tables[q][b] : -1);
+        batch.block_tables.push_back(b < static_cast<int32_t>(tables[q].size()) ? tables[q][b]
+                                                                                : -1);
     }
     std::vector<float> out(static_cast<size_t>(batch.num_tokens() * out_row), NAN);
     for (const int layer : {1, 0}) {  // layer 1 last written by other values would show
       std::vector<float> copy = qkv;
       if (layer == 1)
         for (float& v : copy) v = -v + 1;
-      backend.rope_and_store_kv({layer, s.num_heads, s.num_kv_heads, s.head_dim, s.rotary_dim,
-                                 s.norm ? w.q_norm.data() : nullptr, s.norm ? w.k_norm.data() : nullptr, 1e-6f,
-                                 w.cos_sin.data(), s.interleaved},
-                                batch, copy.data());
-      backend.attention({layer, s.num_heads, 1 / std::sqrt(static_cast<float>(s.head_dim)), s.window}, batch, copy.data(),
-                        out.data());
+      backend.rope_and_store_kv(
+          {layer, s.num_heads, s.num_kv_heads, s.head_dim, s.rotary_dim,
+           s.norm ? w.q_norm.data() : nullptr, s.norm ? w.k_norm.data() : nullptr, 1e-6f,
+           w.cos_sin.data(), s.interleaved},
+          batch, copy.data());
+      backend.attention(
+          {layer, s.num_heads, 1 / std::sqrt(static_cast<float>(s.head_dim)), s.window}, batch,
+          copy.data(), out.data());
     }
     for (size_t m = 0; m < members.size(); ++m) {
       const int32_t begin = batch.query_start[m], count = batch.query_start[m + 1] - begin;
@@ -178,7 +190,8 @@ Outputs run(const World& w, const KernelTable& kernels, int threads, int block_s
 }
 
 void expect_same(const Outputs& got, const Outputs& want, const std::string& what) {
-  for (size_t q = 0; q < want.size(); ++q) EXPECT_TRUE(same_bits(got[q], want[q])) << what << ", sequence " << q;
+  for (size_t q = 0; q < want.size(); ++q)
+    EXPECT_TRUE(same_bits(got[q], want[q])) << what << ", sequence " << q;
 }
 
 std::vector<Shape> shapes() {
@@ -198,9 +211,11 @@ TEST(Attention, EqualsAPlainLoop) {
     const World w(shape, {1, 7, 64, 65, 150}, 31);
     const Outputs want = oracle(w);
     const Outputs got = run(w, *all_kernels().front(), 2, 16, 1000, 1);
-    const double tolerance = shape.type == KVType::kBFloat16 ? 5e-3 : 1e-5;  // a key rounded the other way weighs 2^-9
+    const double tolerance =
+        shape.type == KVType::kBFloat16 ? 5e-3 : 1e-5;  // a key rounded the other way weighs 2^-9
     for (size_t q = 0; q < want.size(); ++q)
-      for (size_t i = 0; i < want[q].size(); ++i) ASSERT_NEAR(got[q][i], want[q][i], tolerance) << shape.head_dim << " " << q << " " << i;
+      for (size_t i = 0; i < want[q].size(); ++i)
+        ASSERT_NEAR(got[q][i], want[q][i], tolerance) << shape.head_dim << " " << q << " " << i;
   }
 }
 
@@ -213,7 +228,8 @@ TEST(Attention, SameBitsForAnyBatchChunksBlocksThreadsAndInstructionSet) {
       for (const int block_size : {1, 3, 16, 40, 64, 256}) {
         for (const int budget : {1, 9, 64, 300}) {
           const int threads = 1 + static_cast<int>(seed % 3);
-          const std::string what = std::string(kernels->name) + " head_dim " + std::to_string(shape.head_dim) + " block size " +
+          const std::string what = std::string(kernels->name) + " head_dim " +
+                                   std::to_string(shape.head_dim) + " block size " +
                                    std::to_string(block_size) + " budget " + std::to_string(budget);
           // The scalar set is slow, and one odd cut shows that it agrees.
           if (kernels == kernels_scalar() && (budget != 9 || block_size != 3)) continue;
@@ -242,7 +258,8 @@ TEST(Attention, IgnoresWhatItMayNotSee) {
         all.positions.push_back(i);
         all.slot_mapping.push_back(i);
       }
-      backend.rope_and_store_kv({0, 2, 1, 20, 20, nullptr, nullptr, 0, cos_sin.data(), false}, all, junk.data());
+      backend.rope_and_store_kv({0, 2, 1, 20, 20, nullptr, nullptr, 0, cos_sin.data(), false}, all,
+                                junk.data());
       Batch batch;  // 21 tokens in blocks 2 and 0
       batch.block_size = 16;
       batch.block_table_stride = 3;
@@ -254,8 +271,10 @@ TEST(Attention, IgnoresWhatItMayNotSee) {
         batch.positions.push_back(i);
         batch.slot_mapping.push_back(i < 16 ? 32 + i : i - 16);
       }
-      std::vector<float> qkv(w.qkv[0].begin(), w.qkv[0].begin() + 21 * shape.row()), out(21 * 40, -1.0f);
-      backend.rope_and_store_kv({0, 2, 1, 20, 20, nullptr, nullptr, 0, w.cos_sin.data(), false}, batch, qkv.data());
+      std::vector<float> qkv(w.qkv[0].begin(), w.qkv[0].begin() + 21 * shape.row()),
+          out(21 * 40, -1.0f);
+      backend.rope_and_store_kv({0, 2, 1, 20, 20, nullptr, nullptr, 0, w.cos_sin.data(), false},
+                                batch, qkv.data());
       backend.attention({0, 2, 0.2f, 0}, batch, qkv.data(), out.data());
       for (const float v : out) ASSERT_TRUE(std::isfinite(v));
       results.push_back(out);
@@ -279,7 +298,8 @@ TEST(KVCache, CostsItsBytesOnlyWhenUsed) {
   CpuBackend backend(*all_kernels().front(), 1);
   const KVCacheShape shape = {30, 1000, 16, 3, 64, KVType::kBFloat16};
   EXPECT_EQ(backend.kv_cache_bytes(shape), int64_t{30} * 1000 * 16 * 3 * 64 * 2 * 2);
-  EXPECT_THROW(backend.kv_cache_bytes({1 << 20, int64_t{1} << 40, 1 << 20, 1 << 20, 1 << 20}), std::exception);
+  EXPECT_THROW(backend.kv_cache_bytes({1 << 20, int64_t{1} << 40, 1 << 20, 1 << 20, 1 << 20}),
+               std::exception);
 }
 
 }  // namespace

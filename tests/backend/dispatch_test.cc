@@ -1,10 +1,9 @@
 // Which instruction set runs, and that the thread pool runs everything once.
-#include "backend_test_util.h"
-
 #include <atomic>
 #include <cstdlib>
 #include <set>
 
+#include "backend_test_util.h"
 #include "nanovllm/error.h"
 
 namespace nanovllm {
@@ -15,7 +14,10 @@ class ForcedIsa : public ::testing::Test {
   void SetUp() override {
     if (const char* value = std::getenv("NANO_VLLM_FORCE_ISA")) saved_ = value;
   }
-  void TearDown() override { saved_.empty() ? unsetenv("NANO_VLLM_FORCE_ISA") : setenv("NANO_VLLM_FORCE_ISA", saved_.c_str(), 1); }
+  void TearDown() override {
+    saved_.empty() ? unsetenv("NANO_VLLM_FORCE_ISA")
+                   : setenv("NANO_VLLM_FORCE_ISA", saved_.c_str(), 1);
+  }
   std::string saved_;
 };
 
@@ -26,7 +28,8 @@ TEST_F(ForcedIsa, RunsTheOneThatIsNamed) {
   }
   unsetenv("NANO_VLLM_FORCE_ISA");
   EXPECT_EQ(make_cpu_backend(2)->isa(), supported_kernels().front()->name);
-  EXPECT_EQ(make_cpu_backend(2)->name(), std::string("cpu (") + supported_kernels().front()->name + ", 2 threads)");
+  EXPECT_EQ(make_cpu_backend(2)->name(),
+            std::string("cpu (") + supported_kernels().front()->name + ", 2 threads)");
 }
 
 TEST_F(ForcedIsa, RefusesWhatThisMachineLacks) {
@@ -78,7 +81,8 @@ TEST(Threads, SleepingWorkersWakeAndSeveralPoolsLiveTogether) {
   for (int round = 0; round < 20; ++round) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));  // longer than the workers spin
     std::atomic<int64_t> sum{0};
-    for (ThreadPool* pool : {&a, &b}) pool->parallel_for(100, [&](int64_t item, int) { sum += item; });
+    for (ThreadPool* pool : {&a, &b})
+      pool->parallel_for(100, [&](int64_t item, int) { sum += item; });
     EXPECT_EQ(sum, 2 * 4950);
   }
 }

@@ -1,5 +1,5 @@
-// linear against a plain loop in double, and its promise: the same bits on every instruction set, for any number of rows
-// and threads.
+// linear against a plain loop in double, and its promise: the same bits on every instruction set,
+// for any number of rows and threads.
 #include "backend_test_util.h"
 
 namespace nanovllm {
@@ -46,7 +46,8 @@ TEST(Linear, EqualsAPlainLoop) {
                   magnitude += std::fabs(double{weights[i * k + j]} * x[r * k + j]);
                 }
                 if (b) chain += b[i], sum += b[i];
-                ASSERT_EQ(got[r * n + i], chain) << dtype_name(c.dtype) << " " << n << "x" << k << " row " << r;
+                ASSERT_EQ(got[r * n + i], chain)
+                    << dtype_name(c.dtype) << " " << n << "x" << k << " row " << r;
                 ASSERT_NEAR(chain, sum, 1e-5 * (magnitude + 1));
               }
             }
@@ -70,15 +71,18 @@ TEST(Linear, SameBitsForAnyRowsThreadsAndInstructionSet) {
     for (const KernelTable* kernels : all_kernels()) {
       for (const int threads : {1, 2, 3}) {
         if (kernels == kernels_scalar() && threads == 3) continue;  // slow, and shows nothing more
-        SCOPED_TRACE(std::string(dtype_name(c.dtype)) + " " + kernels->name + " threads " + std::to_string(threads));
+        SCOPED_TRACE(std::string(dtype_name(c.dtype)) + " " + kernels->name + " threads " +
+                     std::to_string(threads));
         CpuBackend backend(*kernels, threads);
         const auto w = backend.pack({&t.view, 1}, c.type);
         EXPECT_TRUE(same_bits(run_linear(backend, *w, x, rows, bias.data()), want));
         for (const int64_t chunk : {1, 2, 5, 6, 13}) {
-          if (kernels == kernels_scalar() && (chunk == 5 || chunk == 6)) continue;  // the rows in small calls
+          if (kernels == kernels_scalar() && (chunk == 5 || chunk == 6))
+            continue;  // the rows in small calls
           std::vector<float> got(want.size());
           for (int64_t r = 0; r < rows; r += chunk)
-            backend.linear(*w, bias.data(), x.data() + r * k, std::min(chunk, rows - r), got.data() + r * n);
+            backend.linear(*w, bias.data(), x.data() + r * k, std::min(chunk, rows - r),
+                           got.data() + r * n);
           EXPECT_TRUE(same_bits(got, want)) << "in chunks of " << chunk;
         }
       }

@@ -1,6 +1,5 @@
 // Packing keeps every weight: what embed reads back from the panels is what dequantize_row gives.
 #include "backend_test_util.h"
-
 #include "nanovllm/error.h"
 
 namespace nanovllm {
@@ -28,7 +27,8 @@ TEST(Packing, KeepsEveryTypeAsStored) {
       const int64_t block = dtype_block_elements(dtype);
       for (const int64_t rows : {1, 15, 16, 50}) {
         for (const int64_t k : {block, 3 * block, block == 1 ? 37 : 2 * block}) {
-          SCOPED_TRACE(std::string(kernels->name) + " " + dtype_name(dtype) + " " + std::to_string(rows) + "x" + std::to_string(k));
+          SCOPED_TRACE(std::string(kernels->name) + " " + dtype_name(dtype) + " " +
+                       std::to_string(rows) + "x" + std::to_string(k));
           RandomTensor t("w", dtype, rows, k, random);
           const bool narrowed = dtype == DType::kF32;
           const auto w = backend.pack({&t.view, 1}, WeightType::kAsStored);
@@ -50,19 +50,23 @@ TEST(Packing, ConvertsUnquantizedTypes) {
   CpuBackend backend(*all_kernels().front(), 2);
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
     RandomTensor t("w", dtype, 21, 45, random);
-    expect_equal_values(read_back(backend, *backend.pack({&t.view, 1}, WeightType::kFloat32)), t.values);
+    expect_equal_values(read_back(backend, *backend.pack({&t.view, 1}, WeightType::kFloat32)),
+                        t.values);
     std::vector<float> narrowed = t.values;
     for (float& v : narrowed) v = bfloat16_to_float(float_to_bfloat16(v));
-    expect_equal_values(read_back(backend, *backend.pack({&t.view, 1}, WeightType::kBFloat16)), narrowed);
+    expect_equal_values(read_back(backend, *backend.pack({&t.view, 1}, WeightType::kBFloat16)),
+                        narrowed);
   }
   // Block-quantized tensors stay as they are whatever is asked for.
-  for (const WeightType type : {WeightType::kFloat32, WeightType::kBFloat16, WeightType::kInt8, WeightType::kInt4}) {
+  for (const WeightType type :
+       {WeightType::kFloat32, WeightType::kBFloat16, WeightType::kInt8, WeightType::kInt4}) {
     RandomTensor t("w", DType::kQ4_1, 21, 64, random);
     expect_equal_values(read_back(backend, *backend.pack({&t.view, 1}, type)), t.values);
   }
 }
 
-// Each weight is within half a step of its block of 32 (45 columns: the last block is short), zero stays zero for int8.
+// Each weight is within half a step of its block of 32 (45 columns: the last block is short), zero
+// stays zero for int8.
 TEST(Packing, QuantizesWeightsInBlocksOf32) {
   Random random(3);
   CpuBackend backend(*all_kernels().front(), 1);
@@ -78,9 +82,11 @@ TEST(Packing, QuantizesWeightsInBlocksOf32) {
             low = std::min(low, t.values[r * kColumns + k]);
             high = std::max(high, t.values[r * kColumns + k]);
           }
-          const float step = type == WeightType::kInt8 ? std::max(-low, high) / 127 : (high - low) / 15;
+          const float step =
+              type == WeightType::kInt8 ? std::max(-low, high) / 127 : (high - low) / 15;
           for (int64_t k = k0; k < std::min(kColumns, k0 + 32); ++k)
-            ASSERT_NEAR(got[r * kColumns + k], t.values[r * kColumns + k], step * 0.501f) << r << "," << k;
+            ASSERT_NEAR(got[r * kColumns + k], t.values[r * kColumns + k], step * 0.501f)
+                << r << "," << k;
         }
       }
     }

@@ -1,4 +1,5 @@
-// The kernels on single rows, against plain loops in double, and bit for bit between instruction sets and row counts.
+// The kernels on single rows, against plain loops in double, and bit for bit between instruction
+// sets and row counts.
 #include "backend_test_util.h"
 
 namespace nanovllm {
@@ -10,11 +11,13 @@ TEST(RmsNorm, EqualsAPlainLoopOnEveryInstructionSet) {
   Random random(21);
   for (const int64_t dim : kDims) {
     for (const int64_t rows : {1, 3, 40}) {
-      const std::vector<float> x = random.normals(rows * dim), r = random.normals(rows * dim), weight = random.normals(dim);
+      const std::vector<float> x = random.normals(rows * dim), r = random.normals(rows * dim),
+                               weight = random.normals(dim);
       CpuBackend reference(*kernels_scalar(), 1);
       std::vector<float> want(x.size()), want_added(x.size()), want_residual = r;
       reference.rms_norm(x.data(), weight.data(), 1e-5f, rows, dim, want.data());
-      reference.add_rms_norm(want_residual.data(), x.data(), weight.data(), 1e-5f, rows, dim, want_added.data());
+      reference.add_rms_norm(want_residual.data(), x.data(), weight.data(), 1e-5f, rows, dim,
+                             want_added.data());
       for (int64_t t = 0; t < rows; ++t) {
         double sum = 0, sum_added = 0;
         for (int64_t i = 0; i < dim; ++i) {
@@ -25,7 +28,8 @@ TEST(RmsNorm, EqualsAPlainLoopOnEveryInstructionSet) {
         for (int64_t i = 0; i < dim; ++i) {
           const double v = x[t * dim + i], added = double{x[t * dim + i]} + r[t * dim + i];
           ASSERT_NEAR(want[t * dim + i], v / std::sqrt(sum / dim + 1e-5) * weight[i], 1e-4);
-          ASSERT_NEAR(want_added[t * dim + i], added / std::sqrt(sum_added / dim + 1e-5) * weight[i], 1e-4);
+          ASSERT_NEAR(want_added[t * dim + i],
+                      added / std::sqrt(sum_added / dim + 1e-5) * weight[i], 1e-4);
           ASSERT_FLOAT_EQ(want_residual[t * dim + i], x[t * dim + i] + r[t * dim + i]);
         }
       }
@@ -33,7 +37,8 @@ TEST(RmsNorm, EqualsAPlainLoopOnEveryInstructionSet) {
         CpuBackend backend(*kernels, 2);
         std::vector<float> got = x, added(x.size()), residual = r;
         backend.rms_norm(got.data(), weight.data(), 1e-5f, rows, dim, got.data());  // in place
-        backend.add_rms_norm(residual.data(), x.data(), weight.data(), 1e-5f, rows, dim, added.data());
+        backend.add_rms_norm(residual.data(), x.data(), weight.data(), 1e-5f, rows, dim,
+                             added.data());
         EXPECT_TRUE(same_bits(got, want)) << kernels->name << " dim " << dim;
         EXPECT_TRUE(same_bits(added, want_added)) << kernels->name;
         EXPECT_TRUE(same_bits(residual, want_residual)) << kernels->name;

@@ -11,22 +11,27 @@ namespace {
 
 // Below this many floats a step is shared by no threads: waking one costs more than the work.
 constexpr int64_t kSerialFloats = 8192;
-// Panels an item of a product takes; two for one row, so that few columns still spread over the threads.
+// Panels an item of a product takes; two for one row, so that few columns still spread over the
+// threads.
 constexpr int64_t kPanelsOneRow = 2, kPanelsManyRows = 4;
 
 int64_t kv_element_bytes(const KVCacheShape& s) { return s.type == KVType::kBFloat16 ? 2 : 4; }
 
 // Floats of keys (and again of values) of one layer.
-int64_t kv_layer_elements(const KVCacheShape& s) { return s.num_blocks * s.block_size * s.num_kv_heads * s.head_dim; }
+int64_t kv_layer_elements(const KVCacheShape& s) {
+  return s.num_blocks * s.block_size * s.num_kv_heads * s.head_dim;
+}
 
 }  // namespace
 
-CpuBackend::CpuBackend(const KernelTable& kernels, int threads) : kernels_(kernels), pool_(threads) {
+CpuBackend::CpuBackend(const KernelTable& kernels, int threads)
+    : kernels_(kernels), pool_(threads) {
   grow_scratch(kLinearScratch);
 }
 
 std::string CpuBackend::name() const {
-  return "cpu (" + isa() + ", " + std::to_string(pool_.size()) + (pool_.size() == 1 ? " thread)" : " threads)");
+  return "cpu (" + isa() + ", " + std::to_string(pool_.size()) +
+         (pool_.size() == 1 ? " thread)" : " threads)");
 }
 
 void CpuBackend::grow_scratch(int64_t floats_per_thread) {
@@ -48,7 +53,8 @@ int64_t CpuBackend::packed_bytes(std::span<const TensorView> parts, WeightType t
 int64_t CpuBackend::kv_cache_bytes(const KVCacheShape& s) const {
   int64_t bytes = 2 * kv_element_bytes(s);
   for (const int64_t n : {s.num_layers, s.num_blocks, s.block_size, s.num_kv_heads, s.head_dim})
-    if (n < 0 || __builtin_mul_overflow(bytes, n, &bytes)) throw Error("KV cache", "has a size out of range");
+    if (n < 0 || __builtin_mul_overflow(bytes, n, &bytes))
+      throw Error("KV cache", "has a size out of range");
   return bytes;
 }
 
@@ -61,7 +67,8 @@ void CpuBackend::allocate_kv_cache(const KVCacheShape& shape) {
 }
 
 float* CpuBackend::allocate(int64_t num_floats) {
-  if (num_floats < 0 || num_floats > INT64_MAX / 8) throw Error("activations", "have a size out of range");
+  if (num_floats < 0 || num_floats > INT64_MAX / 8)
+    throw Error("activations", "have a size out of range");
   allocations_.emplace_back(std::max<int64_t>(num_floats, 16) * 4, "activations", false);
   return reinterpret_cast<float*>(allocations_.back().data());
 }
@@ -69,7 +76,8 @@ float* CpuBackend::allocate(int64_t num_floats) {
 KVLayer CpuBackend::layer(int index) const {
   const int64_t bytes = kv_layer_elements(kv_) * kv_element_bytes(kv_);
   std::byte* keys = kv_memory_.data() + index * 2 * bytes;
-  return {keys, keys + bytes, kv_.type == KVType::kBFloat16, kv_.block_size, kv_.num_kv_heads, kv_.head_dim};
+  return {keys,           keys + bytes,     kv_.type == KVType::kBFloat16,
+          kv_.block_size, kv_.num_kv_heads, kv_.head_dim};
 }
 
 template <typename F>
@@ -78,7 +86,8 @@ void CpuBackend::for_rows(int64_t rows, int64_t floats_per_row, const F& f) {
     for (int64_t row = 0; row < rows; ++row) f(row);
     return;
   }
-  const int64_t step = std::max<int64_t>(1, kSerialFloats / 2 / std::max<int64_t>(1, floats_per_row));
+  const int64_t step =
+      std::max<int64_t>(1, kSerialFloats / 2 / std::max<int64_t>(1, floats_per_row));
   pool_.parallel_for((rows + step - 1) / step, [&](int64_t item, int) {
     for (int64_t row = item * step; row < std::min(rows, (item + 1) * step); ++row) f(row);
   });
@@ -93,25 +102,28 @@ void CpuBackend::embed(const Weight& table, std::span<const int32_t> ids, float*
     for (const Segment& other : weight.segments)
       if (id >= other.first_column) s = &other;
     const int64_t column = id - s->first_column;
-    kernels_.dequantize_column(s->kind, weight.panels(*s) + column / kPanelColumns * panel_bytes(s->kind, dim),
-                               static_cast<int>(column % kPanelColumns), dim, out + row * dim);
+    kernels_.dequantize_column(
+        s->kind, weight.panels(*s) + column / kPanelColumns * panel_bytes(s->kind, dim),
+        static_cast<int>(column % kPanelColumns), dim, out + row * dim);
   });
 }
 
-void CpuBackend::rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim, float* out) {
+void CpuBackend::rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim,
+                          float* out) {
   for_rows(rows, dim, [&](int64_t row) {
     kernels_.rms_norm(x + row * dim, nullptr, weight, eps, dim, out + row * dim);
   });
 }
 
-void CpuBackend::add_rms_norm(float* residual, const float* x, const float* weight, float eps, int64_t rows,
-                              int64_t dim, float* out) {
+void CpuBackend::add_rms_norm(float* residual, const float* x, const float* weight, float eps,
+                              int64_t rows, int64_t dim, float* out) {
   for_rows(rows, dim, [&](int64_t row) {
     kernels_.rms_norm(x + row * dim, residual + row * dim, weight, eps, dim, out + row * dim);
   });
 }
 
-void CpuBackend::linear(const Weight& w, const float* bias, const float* x, int64_t rows, float* out) {
+void CpuBackend::linear(const Weight& w, const float* bias, const float* x, int64_t rows,
+                        float* out) {
   if (rows == 0) return;
   const auto& weight = static_cast<const CpuWeight&>(w);
   const int64_t step = rows == 1 ? kPanelsOneRow : kPanelsManyRows;
@@ -143,9 +155,11 @@ void CpuBackend::rope_and_store_kv(const RopeParams& p, const Batch& batch, floa
   });
 }
 
-void CpuBackend::attention(const AttentionParams& p, const Batch& batch, const float* qkv, float* out) {
+void CpuBackend::attention(const AttentionParams& p, const Batch& batch, const float* qkv,
+                           float* out) {
   const int64_t dim = kv_.head_dim, group = p.num_heads / kv_.num_kv_heads;
-  const int64_t q_stride = (p.num_heads + 2 * kv_.num_kv_heads) * dim, out_stride = p.num_heads * dim;
+  const int64_t q_stride = (p.num_heads + 2 * kv_.num_kv_heads) * dim,
+                out_stride = p.num_heads * dim;
   const KVLayer kv = layer(p.layer);
   tiles_.clear();
   for (int32_t s = 0; s < batch.num_seqs(); ++s) {
@@ -160,7 +174,8 @@ void CpuBackend::attention(const AttentionParams& p, const Batch& batch, const f
     const int64_t token = batch.query_start[tile.sequence], head = tile.kv_head * group;
     AttentionArgs args;
     args.kv = kv;
-    args.block_table = batch.block_tables.data() + int64_t{tile.sequence} * batch.block_table_stride;
+    args.block_table =
+        batch.block_tables.data() + int64_t{tile.sequence} * batch.block_table_stride;
     args.kv_head = tile.kv_head;
     args.group = group;
     args.q = qkv + token * q_stride + head * dim;
@@ -183,13 +198,16 @@ void CpuBackend::silu_mul(const float* gate_up, int64_t rows, int64_t dim, float
   });
 }
 
-void CpuBackend::gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) {
+void CpuBackend::gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim,
+                             float* out) {
   for (size_t r = 0; r < rows.size(); ++r)
-    std::memcpy(out + static_cast<int64_t>(r) * dim, x + int64_t{rows[r]} * dim, static_cast<size_t>(dim) * 4);
+    std::memcpy(out + static_cast<int64_t>(r) * dim, x + int64_t{rows[r]} * dim,
+                static_cast<size_t>(dim) * 4);
 }
 
 std::unique_ptr<Backend> make_cpu_backend(int threads) {
-  if (threads < 1) throw InvalidArgument("threads", "is " + std::to_string(threads) + "; at least 1 is needed");
+  if (threads < 1)
+    throw InvalidArgument("threads", "is " + std::to_string(threads) + "; at least 1 is needed");
   return std::make_unique<CpuBackend>(choose_kernels(), threads);
 }
 

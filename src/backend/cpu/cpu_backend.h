@@ -1,5 +1,6 @@
-// CpuBackend: the Backend on this machine's processors. Splits each call into items for the thread pool; the arithmetic is in
-// the kernels of one instruction set (kernels.h). Owned by the model runner and called by its thread.
+// CpuBackend: the Backend on this machine's processors. Splits each call into items for the thread
+// pool; the arithmetic is in the kernels of one instruction set (kernels.h). Owned by the model
+// runner and called by its thread.
 #pragma once
 
 #include <memory>
@@ -28,12 +29,15 @@ class CpuBackend : public Backend {
   float* allocate(int64_t num_floats) override;
 
   void embed(const Weight& table, std::span<const int32_t> ids, float* out) override;
-  void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim, float* out) override;
-  void add_rms_norm(float* residual, const float* x, const float* weight, float eps, int64_t rows, int64_t dim,
-                    float* out) override;
-  void linear(const Weight& w, const float* bias, const float* x, int64_t rows, float* out) override;
+  void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim,
+                float* out) override;
+  void add_rms_norm(float* residual, const float* x, const float* weight, float eps, int64_t rows,
+                    int64_t dim, float* out) override;
+  void linear(const Weight& w, const float* bias, const float* x, int64_t rows,
+              float* out) override;
   void rope_and_store_kv(const RopeParams& p, const Batch& batch, float* qkv) override;
-  void attention(const AttentionParams& p, const Batch& batch, const float* qkv, float* out) override;
+  void attention(const AttentionParams& p, const Batch& batch, const float* qkv,
+                 float* out) override;
   void silu_mul(const float* gate_up, int64_t rows, int64_t dim, float* out) override;
   void gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override;
 

@@ -51,8 +51,9 @@ const KernelTable& choose_kernels() {
     if (std::string(table->name) == forced) return *table;
     names += (names.empty() ? "" : ", ") + std::string(table->name);
   }
-  throw InvalidArgument("NANO_VLLM_FORCE_ISA",
-                        "'" + std::string(forced) + "' cannot run on this machine, which has: " + names);
+  throw InvalidArgument(
+      "NANO_VLLM_FORCE_ISA",
+      "'" + std::string(forced) + "' cannot run on this machine, which has: " + names);
 }
 
 }  // namespace nanovllm

@@ -1,19 +1,22 @@
-// The kernels' dispatch table: one instance per instruction set, each compiled from the same source (generic/*.h) with that
-// set's compiler flags.
+// The kernels' dispatch table: one instance per instruction set, each compiled from the same source
+// (generic/*.h) with that set's compiler flags.
 //
-// This header and everything the kernel files include stay free of the standard library, and all their functions have
-// internal linkage: an inline function compiled for AVX-512 would be a weak symbol that the linker may pick for generic
-// code, and the program would then crash on a machine without AVX-512. tools in tests/backend check that none leaks.
+// This header and everything the kernel files include stay free of the standard library, and all
+// their functions have internal linkage: an inline function compiled for AVX-512 would be a weak
+// symbol that the linker may pick for generic code, and the program would then crash on a machine
+// without AVX-512. tools in tests/backend check that none leaks.
 //
-// Every kernel is a pure function of its arguments, called by any thread. Each output element is computed by one fixed
-// sequence of IEEE operations, whatever the instruction set, so all tables give the same bits.
+// Every kernel is a pure function of its arguments, called by any thread. Each output element is
+// computed by one fixed sequence of IEEE operations, whatever the instruction set, so all tables
+// give the same bits.
 #pragma once
 
 #include "backend/cpu/panels.h"
 
 namespace nanovllm {
 
-// out[r, n] = sum_k x[r, k] * W[n, k] + bias[n], one chain of fused multiply-adds in the order of k.
+// out[r, n] = sum_k x[r, k] * W[n, k] + bias[n], one chain of fused multiply-adds in the order of
+// k.
 struct LinearArgs {
   PanelKind kind;
   const uint8_t* panels;  // panel p starts at panels + p * panel_bytes(kind, k)
@@ -27,8 +30,8 @@ struct LinearArgs {
   int64_t out_stride;
 };
 
-// Rows of one linear call are taken kLinearRows at a time against kLinearSteps of K, for which a panel is widened into a
-// scratch that stays in the first-level cache.
+// Rows of one linear call are taken kLinearRows at a time against kLinearSteps of K, for which a
+// panel is widened into a scratch that stays in the first-level cache.
 static constexpr int kLinearSteps = 256;
 static constexpr int kLinearRows = 120;
 static constexpr int64_t kLinearScratch = (kLinearSteps + kLinearRows) * kPanelColumns;  // floats
@@ -41,14 +44,14 @@ static constexpr int64_t padded16(int64_t n) { return (n + 15) / 16 * 16; }
 
 // Floats of scratch that attention needs for one thread.
 static constexpr int64_t attention_scratch(int64_t head_dim) {
-  return 2 * kAttentionChunk * padded16(head_dim)        // a chunk of keys, of values
-         + kAttentionRows * (2 * padded16(head_dim)      // queries, accumulators
-                             + kAttentionChunk + 2);     // scores, running maximum and sum
+  return 2 * kAttentionChunk * padded16(head_dim)     // a chunk of keys, of values
+         + kAttentionRows * (2 * padded16(head_dim)   // queries, accumulators
+                             + kAttentionChunk + 2);  // scores, running maximum and sum
 }
 
-// One layer's keys are [block][kv_head][head_dim][block_size], its values [block][kv_head][block_size][head_dim]: keys of
-// neighbouring positions lie side by side, as the lanes of a score do; values of neighbouring dimensions, as the lanes of
-// an output do.
+// One layer's keys are [block][kv_head][head_dim][block_size], its values
+// [block][kv_head][block_size][head_dim]: keys of neighbouring positions lie side by side, as the
+// lanes of a score do; values of neighbouring dimensions, as the lanes of an output do.
 struct KVLayer {
   void* keys;
   void* values;
@@ -60,10 +63,11 @@ struct AttentionArgs {
   KVLayer kv;
   const int32_t* block_table;  // of this sequence
   int64_t kv_head;
-  int64_t group;           // query heads per kv head
-  const float* q;          // query of this kv head's first query head at the sequence's first token of the step
-  int64_t q_stride;        // floats between tokens
-  float* out;              // the same for the output
+  int64_t group;  // query heads per kv head
+  const float*
+      q;  // query of this kv head's first query head at the sequence's first token of the step
+  int64_t q_stride;  // floats between tokens
+  float* out;        // the same for the output
   int64_t out_stride;
   int64_t first_position;  // of the sequence's first token of the step
   int64_t window;          // 0: none
@@ -78,7 +82,8 @@ struct RopeArgs {
   const float* q_norm;  // [head_dim] or null
   const float* k_norm;
   float norm_eps;
-  const float* cos_sin;  // the row of this token's position: cos [rotary_dim / 2], sin [rotary_dim / 2]
+  const float*
+      cos_sin;  // the row of this token's position: cos [rotary_dim / 2], sin [rotary_dim / 2]
   bool interleaved;
   int64_t slot;
   float* qkv;  // this token's row
@@ -89,9 +94,11 @@ struct KernelTable {
   // Panels first .. last of a linear; scratch holds kLinearScratch floats.
   void (*linear)(const LinearArgs& args, int64_t first, int64_t last, float* scratch);
   // One column of a panel as float: a row of the original matrix.
-  void (*dequantize_column)(PanelKind kind, const uint8_t* panel, int column, int64_t k, float* out);
+  void (*dequantize_column)(PanelKind kind, const uint8_t* panel, int column, int64_t k,
+                            float* out);
   // out = rms_norm(x) * weight; residual, if not null, is first added to x and keeps the sum.
-  void (*rms_norm)(const float* x, float* residual, const float* weight, float eps, int64_t dim, float* out);
+  void (*rms_norm)(const float* x, float* residual, const float* weight, float eps, int64_t dim,
+                   float* out);
   void (*silu_mul)(const float* gate, const float* up, int64_t dim, float* out);
   void (*rope_and_store)(const RopeArgs& args);
   void (*attention)(const AttentionArgs& args);

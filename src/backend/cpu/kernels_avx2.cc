@@ -1,17 +1,20 @@
-// The kernels for avx2. Compiled with that set's flags (CMakeLists.txt); see kernels.h for what must stay out of here.
+// The kernels for avx2. Compiled with that set's flags (CMakeLists.txt); see kernels.h for what
+// must stay out of here.
 #include "backend/cpu/kernels.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+// The generic code is written in the names of the vector header.
+// clang-format off
 #include "backend/cpu/vec_avx2.h"
-
 #include "backend/cpu/generic/attention.h"
 #include "backend/cpu/generic/linear.h"
 #include "backend/cpu/generic/rows.h"
+// clang-format on
 
 namespace nanovllm {
 
 const KernelTable* kernels_avx2() {
-  static constexpr KernelTable kTable = {"avx2",     linear,         dequantize_column, rms_norm,
+  static constexpr KernelTable kTable = {"avx2",   linear,         dequantize_column, rms_norm,
                                          silu_mul, rope_and_store, attention};
   return &kTable;
 }

@@ -1,17 +1,20 @@
-// The kernels for neon. Compiled with that set's flags (CMakeLists.txt); see kernels.h for what must stay out of here.
+// The kernels for neon. Compiled with that set's flags (CMakeLists.txt); see kernels.h for what
+// must stay out of here.
 #include "backend/cpu/kernels.h"
 
 #if defined(__aarch64__)
+// The generic code is written in the names of the vector header.
+// clang-format off
 #include "backend/cpu/vec_neon.h"
-
 #include "backend/cpu/generic/attention.h"
 #include "backend/cpu/generic/linear.h"
 #include "backend/cpu/generic/rows.h"
+// clang-format on
 
 namespace nanovllm {
 
 const KernelTable* kernels_neon() {
-  static constexpr KernelTable kTable = {"neon",     linear,         dequantize_column, rms_norm,
+  static constexpr KernelTable kTable = {"neon",   linear,         dequantize_column, rms_norm,
                                          silu_mul, rope_and_store, attention};
   return &kTable;
 }

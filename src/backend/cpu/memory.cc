@@ -14,7 +14,8 @@ Memory::Memory(int64_t bytes, const std::string& what, bool huge_pages) {
   if (p == MAP_FAILED) throw Error(what, "cannot allocate " + std::to_string(bytes) + " bytes");
   data_ = static_cast<std::byte*>(p);
   size_ = bytes;
-  if (huge_pages) madvise(p, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a hint; it may be refused
+  if (huge_pages)
+    madvise(p, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a hint; it may be refused
 }
 
 Memory::~Memory() {

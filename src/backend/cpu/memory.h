@@ -1,5 +1,5 @@
-// Memory: one anonymous map, zeroed, aligned to pages, touched only when used; pages of a KV cache that no request has
-// reached cost nothing. RAII, movable. Throws Error if the system refuses.
+// Memory: one anonymous map, zeroed, aligned to pages, touched only when used; pages of a KV cache
+// that no request has reached cost nothing. RAII, movable. Throws Error if the system refuses.
 #pragma once
 
 #include <cstddef>

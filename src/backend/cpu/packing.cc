@@ -20,15 +20,23 @@ PanelKind kind_of(DType dtype, WeightType type) {
       if (type == WeightType::kFloat32) return PanelKind::kF32;
       if (type == WeightType::kInt8) return PanelKind::kQ8Float;
       if (type == WeightType::kInt4) return PanelKind::kQ4FloatMin;
-      return type == WeightType::kAsStored && dtype == DType::kF16 ? PanelKind::kF16 : PanelKind::kBF16;
-    case DType::kQ4_0: return PanelKind::kQ4Half;
-    case DType::kQ4_1: return PanelKind::kQ4HalfMin;
-    case DType::kQ4_K: return PanelKind::kQ4FloatMin;
+      return type == WeightType::kAsStored && dtype == DType::kF16 ? PanelKind::kF16
+                                                                   : PanelKind::kBF16;
+    case DType::kQ4_0:
+      return PanelKind::kQ4Half;
+    case DType::kQ4_1:
+      return PanelKind::kQ4HalfMin;
+    case DType::kQ4_K:
+      return PanelKind::kQ4FloatMin;
     case DType::kQ5_0:
-    case DType::kQ8_0: return PanelKind::kQ8Half;
-    case DType::kQ5_1: return PanelKind::kQ8HalfMin;
-    case DType::kQ5_K: return PanelKind::kQ8FloatMin;
-    case DType::kQ6_K: return PanelKind::kQ8Float16;
+    case DType::kQ8_0:
+      return PanelKind::kQ8Half;
+    case DType::kQ5_1:
+      return PanelKind::kQ8HalfMin;
+    case DType::kQ5_K:
+      return PanelKind::kQ8FloatMin;
+    case DType::kQ6_K:
+      return PanelKind::kQ8Float16;
   }
   return PanelKind::kF32;
 }
@@ -48,7 +56,8 @@ void read_floats(const Row& row, int64_t k, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) {
     uint16_t bits;
     std::memcpy(&bits, row.data + (k + i) * 2, 2);
-    out[i] = row.dtype == DType::kF16 ? half_to_float(bits) : std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+    out[i] = row.dtype == DType::kF16 ? half_to_float(bits)
+                                      : std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
   }
 }
 
@@ -59,7 +68,8 @@ uint16_t bfloat16_bits(float value) {  // float_to_bfloat16, inlined
 }
 
 // Elements of a panel's column lie 16 apart: out[k * 16] for k in begin .. end of one row.
-void pack_float_column(PanelKind kind, const Row& row, int column, int64_t in_features, uint8_t* panel) {
+void pack_float_column(PanelKind kind, const Row& row, int column, int64_t in_features,
+                       uint8_t* panel) {
   constexpr int64_t kStep = 64;
   float buffer[kStep];
   for (int64_t k = 0; k < in_features; k += kStep) {
@@ -78,7 +88,8 @@ void pack_float_column(PanelKind kind, const Row& row, int column, int64_t in_fe
     // Step k is the low (even) or high (odd) half of word k / 2 of the column.
     uint16_t* out = reinterpret_cast<uint16_t*>(panel) + k / 2 * 32 + column * 2;
     if (row.dtype == DType::kBF16) {
-      for (int64_t i = 0; i < count; ++i) std::memcpy(out + i / 2 * 32 + i % 2, row.data + (k + i) * 2, 2);
+      for (int64_t i = 0; i < count; ++i)
+        std::memcpy(out + i / 2 * 32 + i % 2, row.data + (k + i) * 2, 2);
     } else {
       read_floats(row, k, count, buffer);
       for (int64_t i = 0; i < count; ++i) out[i / 2 * 32 + i % 2] = bfloat16_bits(buffer[i]);
@@ -95,8 +106,9 @@ uint32_t pack_nibbles(const uint8_t* q) {
   return static_cast<uint32_t>(v | v >> 16);
 }
 
-// Weight-only quantization of unquantized rows. int8: symmetric, the largest magnitude at 127. int4: the smallest and the
-// largest value at 0 and 15. A row's last block may be short; its padding is never read.
+// Weight-only quantization of unquantized rows. int8: symmetric, the largest magnitude at 127.
+// int4: the smallest and the largest value at 0 and 15. A row's last block may be short; its
+// padding is never read.
 QuantBlock quantize_block(PanelKind kind, const Row& row, int64_t k, int64_t in_features) {
   QuantBlock block;
   float w[32] = {};
@@ -121,7 +133,8 @@ QuantBlock quantize_block(PanelKind kind, const Row& row, int64_t k, int64_t in_
   return block;
 }
 
-void pack_quantized_column(PanelKind kind, const Row& row, int column, int64_t in_features, uint8_t* panel) {
+void pack_quantized_column(PanelKind kind, const Row& row, int column, int64_t in_features,
+                           uint8_t* panel) {
   const PanelFormat f = panel_format(kind);
   const bool convert = dtype_block_elements(row.dtype) == 1;
   for (int64_t k = 0; k < in_features; k += f.block, panel += panel_record_bytes(f)) {
@@ -156,14 +169,17 @@ CpuWeight plan_weight(std::span<const TensorView> parts, WeightType type) {
     if (part.shape.size() != 2) throw Error(where, "is not a matrix");
     const int64_t n = part.shape[0], k = part.shape[1], block = dtype_block_elements(part.dtype);
     constexpr int64_t kMost = int64_t{1} << 31;
-    if (n <= 0 || k <= 0 || n >= kMost || k >= kMost) throw Error(where, "has a dimension out of range");
+    if (n <= 0 || k <= 0 || n >= kMost || k >= kMost)
+      throw Error(where, "has a dimension out of range");
     if (weight.in_features == 0) weight.in_features = k;
     if (k != weight.in_features)
-      throw Error(where, "has " + std::to_string(k) + " input features where " + std::to_string(weight.in_features) +
-                             " are expected");
-    if (k % block != 0) throw Error(where, "has rows that are not whole blocks of " + std::to_string(block));
+      throw Error(where, "has " + std::to_string(k) + " input features where " +
+                             std::to_string(weight.in_features) + " are expected");
+    if (k % block != 0)
+      throw Error(where, "has rows that are not whole blocks of " + std::to_string(block));
     if (static_cast<int64_t>(part.data.size()) != n * dtype_row_bytes(part.dtype, k))
-      throw Error(where, "holds " + std::to_string(part.data.size()) + " bytes, not what its shape says");
+      throw Error(where,
+                  "holds " + std::to_string(part.data.size()) + " bytes, not what its shape says");
     const PanelKind kind = kind_of(part.dtype, type);
     if (weight.segments.empty() || weight.segments.back().kind != kind) {
       Segment s;
@@ -184,13 +200,15 @@ CpuWeight plan_weight(std::span<const TensorView> parts, WeightType type) {
   return weight;
 }
 
-std::unique_ptr<CpuWeight> pack_weight(std::span<const TensorView> parts, WeightType type, ThreadPool& pool) {
+std::unique_ptr<CpuWeight> pack_weight(std::span<const TensorView> parts, WeightType type,
+                                       ThreadPool& pool) {
   auto weight = std::make_unique<CpuWeight>(plan_weight(parts, type));
   weight->memory = Memory(weight->bytes, "weight '" + parts[0].name + "'", true);
   const int64_t in_features = weight->in_features;
   const auto row_at = [&](int64_t n) {
     for (const TensorView& part : parts) {
-      if (n < part.shape[0]) return Row{part.data.data() + n * dtype_row_bytes(part.dtype, in_features), part.dtype};
+      if (n < part.shape[0])
+        return Row{part.data.data() + n * dtype_row_bytes(part.dtype, in_features), part.dtype};
       n -= part.shape[0];
     }
     return Row{};
@@ -199,7 +217,8 @@ std::unique_ptr<CpuWeight> pack_weight(std::span<const TensorView> parts, Weight
     uint8_t* const start = reinterpret_cast<uint8_t*>(weight->memory.data()) + s.offset;
     const int64_t bytes = panel_bytes(s.kind, in_features);
     pool.parallel_for(s.panels(), [&](int64_t p, int) {
-      for (int column = 0; column < kPanelColumns && p * kPanelColumns + column < s.columns; ++column) {
+      for (int column = 0; column < kPanelColumns && p * kPanelColumns + column < s.columns;
+           ++column) {
         const Row row = row_at(s.first_column + p * kPanelColumns + column);
         if (panel_format(s.kind).bits == 0) {
           pack_float_column(s.kind, row, column, in_features, start + p * bytes);

@@ -12,8 +12,8 @@
 
 namespace nanovllm {
 
-// Rows of parts that are kept in the same way, in panels of their own. A weight whose parts differ (q and k in Q4_K, v in
-// Q6_K) has several.
+// Rows of parts that are kept in the same way, in panels of their own. A weight whose parts differ
+// (q and k in Q4_K, v in Q6_K) has several.
 struct Segment {
   PanelKind kind = PanelKind::kF32;
   int64_t first_column = 0;  // of the weight's out_features
@@ -30,13 +30,17 @@ class CpuWeight : public Weight {
   Memory memory;
 
   int64_t num_panels() const { return segments.back().first_panel + segments.back().panels(); }
-  const uint8_t* panels(const Segment& s) const { return reinterpret_cast<const uint8_t*>(memory.data()) + s.offset; }
+  const uint8_t* panels(const Segment& s) const {
+    return reinterpret_cast<const uint8_t*>(memory.data()) + s.offset;
+  }
 };
 
-// What packing the parts gives, without memory. Throws Error naming the part that cannot be packed: not a matrix, no rows
-// or columns, an in_features unlike the others', data of another size than its shape says.
+// What packing the parts gives, without memory. Throws Error naming the part that cannot be packed:
+// not a matrix, no rows or columns, an in_features unlike the others', data of another size than
+// its shape says.
 CpuWeight plan_weight(std::span<const TensorView> parts, WeightType type);
 
-std::unique_ptr<CpuWeight> pack_weight(std::span<const TensorView> parts, WeightType type, ThreadPool& pool);
+std::unique_ptr<CpuWeight> pack_weight(std::span<const TensorView> parts, WeightType type,
+                                       ThreadPool& pool);
 
 }  // namespace nanovllm

@@ -66,7 +66,8 @@ bool ThreadPool::run_one(int thread) {
                                         std::memory_order_acquire));
   const uint32_t items = static_cast<uint32_t>(work);
   function_(context_, static_cast<int64_t>(work >> 32), thread);
-  // Only the caller waits on done_, and only for the last item. `items` was read before: the job may be gone by now.
+  // Only the caller waits on done_, and only for the last item. `items` was read before: the job
+  // may be gone by now.
   if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == items) done_.notify_one();
   return true;
 }

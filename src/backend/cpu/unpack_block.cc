@@ -45,7 +45,8 @@ void k_group(const uint8_t* block, bool five_bits, int j, QuantBlock& out) {
   const int shift = j % 2 * 4;
   for (int i = 0; i < 32; ++i) out.q[i] = bytes[i] >> shift & 15;
   if (!five_bits) return;
-  for (int i = 0; i < 32; ++i) out.q[i] = static_cast<uint8_t>(out.q[i] | (block[16 + i] >> j & 1) << 4);
+  for (int i = 0; i < 32; ++i)
+    out.q[i] = static_cast<uint8_t>(out.q[i] | (block[16 + i] >> j & 1) << 4);
 }
 
 // Group j of 16 elements of a Q6_K super-block; 128 is the panel's centre, 32 the format's.
@@ -54,16 +55,19 @@ void q6_group(const uint8_t* block, int j, QuantBlock& out) {
   const uint8_t* low = block + 64 * half + 32 * (quarter % 2) + first;
   const uint8_t* high = block + 128 + 32 * half + first;
   const int shift = quarter / 2 * 4;
-  out.scale = half_to_float(load_u16(block + 208)) * static_cast<float>(static_cast<int8_t>(block[192 + j]));
+  out.scale = half_to_float(load_u16(block + 208)) *
+              static_cast<float>(static_cast<int8_t>(block[192 + j]));
   for (int i = 0; i < 16; ++i)
-    out.q[i] = static_cast<uint8_t>(((low[i] >> shift & 15) | (high[i] >> (2 * quarter) & 3) << 4) + 128 - 32);
+    out.q[i] = static_cast<uint8_t>(((low[i] >> shift & 15) | (high[i] >> (2 * quarter) & 3) << 4) +
+                                    128 - 32);
 }
 
 }  // namespace
 
 QuantBlock unpack_block(DType dtype, const std::byte* row, int64_t k) {
   const int64_t elements = dtype_block_elements(dtype);
-  const uint8_t* block = reinterpret_cast<const uint8_t*>(row) + k / elements * dtype_block_bytes(dtype);
+  const uint8_t* block =
+      reinterpret_cast<const uint8_t*>(row) + k / elements * dtype_block_bytes(dtype);
   const int group = static_cast<int>(k % elements / (dtype == DType::kQ6_K ? 16 : 32));
   QuantBlock out;
   out.half_scale = load_u16(block);

@@ -29,7 +29,9 @@ inline V add(V a, V b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, 
 inline V sub(V a, V b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }
 inline V mul(V a, V b) { return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)}; }
 inline V div(V a, V b) { return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)}; }
-inline V fma(V a, V b, V c) { return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)}; }
+inline V fma(V a, V b, V c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
 inline V max(V a, V b) { return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)}; }
 inline V min(V a, V b) { return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 inline V zero_below(V value, V x, V bound) {
@@ -40,7 +42,9 @@ inline __m256 scale_by_power_half(__m256 p, __m256 t) {
   return _mm256_castsi256_ps(
       _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
 }
-inline V scale_by_power(V p, V t) { return {scale_by_power_half(p.lo, t.lo), scale_by_power_half(p.hi, t.hi)}; }
+inline V scale_by_power(V p, V t) {
+  return {scale_by_power_half(p.lo, t.lo), scale_by_power_half(p.hi, t.hi)};
+}
 inline __m256 load_bf16_half(const uint16_t* p) {
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
@@ -55,11 +59,13 @@ inline U load_u32(const void* p) {
   return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
 }
 inline V low_bf16(U u) {
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(u.lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(u.hi, 16))};
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(u.lo, 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(u.hi, 16))};
 }
 inline V high_bf16(U u) {
   const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
-  return {_mm256_castsi256_ps(_mm256_and_si256(u.lo, mask)), _mm256_castsi256_ps(_mm256_and_si256(u.hi, mask))};
+  return {_mm256_castsi256_ps(_mm256_and_si256(u.lo, mask)),
+          _mm256_castsi256_ps(_mm256_and_si256(u.hi, mask))};
 }
 inline V field(U u, int shift, uint32_t mask) {
   const __m256i m = _mm256_set1_epi32(static_cast<int>(mask));

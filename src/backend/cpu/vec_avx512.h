@@ -6,7 +6,8 @@
 
 namespace {
 
-constexpr int kTileRows = 12;  // of 32 registers; each multiply-add takes its x as a broadcast memory operand
+constexpr int kTileRows =
+    12;  // of 32 registers; each multiply-add takes its x as a broadcast memory operand
 
 struct V {
   __m512 v;
@@ -43,7 +44,8 @@ inline V load_f16(const uint16_t* p) {
 inline U load_u32(const void* p) { return {_mm512_loadu_si512(p)}; }
 inline V low_bf16(U u) { return {_mm512_castsi512_ps(_mm512_slli_epi32(u.v, 16))}; }
 inline V high_bf16(U u) {
-  return {_mm512_castsi512_ps(_mm512_and_si512(u.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+  return {
+      _mm512_castsi512_ps(_mm512_and_si512(u.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
 inline V field(U u, int shift, uint32_t mask) {
   const __m512i shifted = _mm512_srl_epi32(u.v, _mm_cvtsi32_si128(shift));

@@ -54,10 +54,14 @@ inline V min(V a, V b) {
   return each([&](int i) { return vbslq_f32(vcltq_f32(a.q[i], b.q[i]), a.q[i], b.q[i]); });
 }
 inline V zero_below(V value, V x, V bound) {
-  return each([&](int i) { return as_floats(vandq_u32(as_bits(value.q[i]), vcgeq_f32(x.q[i], bound.q[i]))); });
+  return each([&](int i) {
+    return as_floats(vandq_u32(as_bits(value.q[i]), vcgeq_f32(x.q[i], bound.q[i])));
+  });
 }
 inline V scale_by_power(V p, V t) {
-  return each([&](int i) { return as_floats(vaddq_u32(as_bits(p.q[i]), vshlq_n_u32(as_bits(t.q[i]), 23))); });
+  return each([&](int i) {
+    return as_floats(vaddq_u32(as_bits(p.q[i]), vshlq_n_u32(as_bits(t.q[i]), 23)));
+  });
 }
 inline V load_bf16(const uint16_t* p) {
   return each([&](int i) { return as_floats(vshll_n_u16(vld1_u16(p + 4 * i), 16)); });

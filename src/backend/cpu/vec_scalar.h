@@ -1,6 +1,8 @@
-// Sixteen floats in plain C++: the readable specification of what the other vec_*.h do, and the tests' oracle.
+// Sixteen floats in plain C++: the readable specification of what the other vec_*.h do, and the
+// tests' oracle.
 //
-// Each vec_*.h defines the same names in an unnamed namespace: V (16 floats), U (16 uint32) and the functions below.
+// Each vec_*.h defines the same names in an unnamed namespace: V (16 floats), U (16 uint32) and the
+// functions below.
 #pragma once
 
 #include <stdint.h>
@@ -36,7 +38,8 @@ inline uint32_t bits_of(float f) {
   memcpy(&bits, &f, 4);
   return bits;
 }
-// IEEE half: exponent and fraction move up 13 bits, a multiplication by 2^112 fixes the bias and the subnormals.
+// IEEE half: exponent and fraction move up 13 bits, a multiplication by 2^112 fixes the bias and
+// the subnormals.
 inline float half_bits_to_float(uint16_t h) {
   const uint32_t sign = uint32_t(h & 0x8000) << 16, magnitude = uint32_t(h & 0x7fff) << 13;
   if ((h & 0x7c00) == 0x7c00) return float_of(sign | 0x7f800000 | magnitude);

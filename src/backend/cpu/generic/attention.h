@@ -1,10 +1,12 @@
-// Causal attention over the paged cache, for a tile of query rows (token, head) that share one kv head.
+// Causal attention over the paged cache, for a tile of query rows (token, head) that share one kv
+// head.
 //
-// Keys are visited in chunks of 64 at absolute positions. A chunk of keys and of values is widened once into scratch, in
-// panels of 16 keys and 16 dimensions, and serves all rows of the tile through the same register tile as the products.
-// Each row keeps a running maximum m, sum l and accumulator (online softmax, Milakov and Gimelshein 2018,
-// https://arxiv.org/abs/1805.02867). A row's bits depend on its own visible keys only: a chunk without any leaves m, l and
-// the accumulator as they are, a masked key has weight 0 exactly.
+// Keys are visited in chunks of 64 at absolute positions. A chunk of keys and of values is widened
+// once into scratch, in panels of 16 keys and 16 dimensions, and serves all rows of the tile
+// through the same register tile as the products. Each row keeps a running maximum m, sum l and
+// accumulator (online softmax, Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867). A
+// row's bits depend on its own visible keys only: a chunk without any leaves m, l and the
+// accumulator as they are, a masked key has weight 0 exactly.
 #pragma once
 
 #include "backend/cpu/generic/linear.h"
@@ -29,7 +31,8 @@ inline V load_cache(const uint16_t* p) { return load_bf16(p); }
 // Widens keys and values of positions begin .. end, which lie in one chunk, to
 //   k_panels [4 panels of 16 keys][head_dim][16], v_panels [panels of 16 dimensions][64 keys][16].
 template <typename T>
-inline void widen_chunk(const AttentionArgs& a, int64_t begin, int64_t end, float* k_panels, float* v_panels) {
+inline void widen_chunk(const AttentionArgs& a, int64_t begin, int64_t end, float* k_panels,
+                        float* v_panels) {
   const int64_t dim = a.kv.head_dim, block_size = a.kv.block_size;
   const int64_t chunk = begin / kAttentionChunk * kAttentionChunk;
   for (int64_t position = begin; position < end;) {
@@ -46,7 +49,8 @@ inline void widen_chunk(const AttentionArgs& a, int64_t begin, int64_t end, floa
       for (int64_t d = 0; d < dim; ++d) store(k_out + d * 16, load_cache(keys + d * block_size));
     } else {
       for (int64_t d = 0; d < dim; ++d)
-        for (int64_t i = 0; i < count; ++i) k_out[d * 16 + i] = cache_float(keys[d * block_size + i]);
+        for (int64_t i = 0; i < count; ++i)
+          k_out[d * 16 + i] = cache_float(keys[d * block_size + i]);
     }
     for (int64_t i = 0; i < count; ++i) {
       const T* values = static_cast<const T*>(a.kv.values) + base + (offset + i) * dim;
@@ -60,9 +64,10 @@ inline void widen_chunk(const AttentionArgs& a, int64_t begin, int64_t end, floa
   }
 }
 
-// Turns a row's scores of one chunk into weights exp(s - m), 0 outside visible keys lo .. hi, and returns the factor that the
-// earlier accumulator and sum are multiplied by.
-inline float softmax_step(float* scores, float scale, int64_t lo, int64_t hi, float* running_max, float* running_sum) {
+// Turns a row's scores of one chunk into weights exp(s - m), 0 outside visible keys lo .. hi, and
+// returns the factor that the earlier accumulator and sum are multiplied by.
+inline float softmax_step(float* scores, float scale, int64_t lo, int64_t hi, float* running_max,
+                          float* running_sum) {
   const float lowest = -__builtin_inff();
   for (int64_t j = 0; j < kAttentionChunk; ++j)
     scores[j] = j >= lo && j < hi ? scores[j] * scale : lowest;
@@ -78,7 +83,8 @@ inline float softmax_step(float* scores, float scale, int64_t lo, int64_t hi, fl
   }
   float factor_lanes[16];
   store(factor_lanes, exp(set1(*running_max - new_max)));
-  const float factor = factor_lanes[0];  // 0 for the first chunk, whose running maximum is -infinity
+  const float factor =
+      factor_lanes[0];  // 0 for the first chunk, whose running maximum is -infinity
   *running_sum = *running_sum * factor + reduce_add(sum);
   *running_max = new_max;
   return factor;
@@ -88,9 +94,9 @@ void attention(const AttentionArgs& a) {
   const int64_t dim = a.kv.head_dim, padded = padded16(dim), rows = a.last_row - a.first_row;
   float* k_panels = a.scratch;
   float* v_panels = k_panels + kAttentionChunk * padded;
-  float* q = v_panels + kAttentionChunk * padded;    // [rows][padded]
-  float* acc = q + kAttentionRows * padded;          // [rows][padded]
-  float* scores = acc + kAttentionRows * padded;     // [rows][64]
+  float* q = v_panels + kAttentionChunk * padded;  // [rows][padded]
+  float* acc = q + kAttentionRows * padded;        // [rows][padded]
+  float* scores = acc + kAttentionRows * padded;   // [rows][64]
   float* running_max = scores + kAttentionRows * kAttentionChunk;
   float* running_sum = running_max + kAttentionRows;
 
@@ -109,7 +115,8 @@ void attention(const AttentionArgs& a) {
     return a.window > 0 && position(r) >= a.window ? position(r) - a.window + 1 : 0;
   };
   const int64_t end = position(rows - 1) + 1;
-  for (int64_t chunk = first_visible(0) / kAttentionChunk * kAttentionChunk; chunk < end; chunk += kAttentionChunk) {
+  for (int64_t chunk = first_visible(0) / kAttentionChunk * kAttentionChunk; chunk < end;
+       chunk += kAttentionChunk) {
     // Keys of this chunk that some row sees: first_visible and position never fall from row to row.
     const int64_t begin = first_visible(0) > chunk ? first_visible(0) : chunk;
     const int64_t stop = end < chunk + kAttentionChunk ? end : chunk + kAttentionChunk;
@@ -125,17 +132,19 @@ void attention(const AttentionArgs& a) {
     const int64_t count = r1 - r0;
     if (count <= 0) continue;
     for (int64_t panel = (begin - chunk) / 16; panel * 16 < stop - chunk; ++panel)
-      tiles(count, q + r0 * padded, padded, k_panels + panel * dim * 16, dim, scores + r0 * kAttentionChunk + panel * 16,
-            kAttentionChunk, false);
+      tiles(count, q + r0 * padded, padded, k_panels + panel * dim * 16, dim,
+            scores + r0 * kAttentionChunk + panel * 16, kAttentionChunk, false);
     for (int64_t r = r0; r < r1; ++r) {
       const int64_t lo = first_visible(r) - chunk, hi = position(r) + 1 - chunk;
-      const float factor = softmax_step(scores + r * kAttentionChunk, a.scale, lo, hi, running_max + r, running_sum + r);
+      const float factor = softmax_step(scores + r * kAttentionChunk, a.scale, lo, hi,
+                                        running_max + r, running_sum + r);
       for (int64_t d = 0; d < padded; d += 16)
         store(acc + r * padded + d, mul(load(acc + r * padded + d), set1(factor)));
     }
     for (int64_t d = 0; d < padded; d += 16)
       tiles(count, scores + r0 * kAttentionChunk + (begin - chunk), kAttentionChunk,
-            v_panels + d * kAttentionChunk + (begin - chunk) * 16, stop - begin, acc + r0 * padded + d, padded, true);
+            v_panels + d * kAttentionChunk + (begin - chunk) * 16, stop - begin,
+            acc + r0 * padded + d, padded, true);
   }
 
   for (int64_t r = 0; r < rows; ++r) {

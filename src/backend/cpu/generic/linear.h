@@ -1,7 +1,7 @@
-// Products with packed weights. One row is bound by reading the weights: two panels are streamed at once, widened in
-// registers. Many rows are bound by multiply-adds: a panel is widened for 256 steps of K into a scratch in the first-level
-// cache and every row passes over it in register tiles. Both compute acc = fma(w[k], x[k], acc) in the order of k, so they
-// give the same bits.
+// Products with packed weights. One row is bound by reading the weights: two panels are streamed at
+// once, widened in registers. Many rows are bound by multiply-adds: a panel is widened for 256
+// steps of K into a scratch in the first-level cache and every row passes over it in register
+// tiles. Both compute acc = fma(w[k], x[k], acc) in the order of k, so they give the same bits.
 #pragma once
 
 #include "backend/cpu/generic/math.h"
@@ -37,8 +37,8 @@ inline ScaleMin load_scales(const uint8_t* record) {
   return s;
 }
 
-// Writes `steps` rows of 16 weights from step k0 of a panel to w (room for kLinearSteps rows; whole blocks are written).
-// k0 is a multiple of kLinearSteps.
+// Writes `steps` rows of 16 weights from step k0 of a panel to w (room for kLinearSteps rows; whole
+// blocks are written). k0 is a multiple of kLinearSteps.
 template <PanelKind kKind>
 NANO_VLLM_NOINLINE void widen(const uint8_t* panel, int64_t k0, int64_t steps, float* w) {
   constexpr PanelFormat f = nanovllm::panel_format(kKind);
@@ -72,9 +72,11 @@ NANO_VLLM_NOINLINE void widen(const uint8_t* panel, int64_t k0, int64_t steps, f
   }
 }
 
-// acc[p] += x . W for kPanels neighbouring panels, over all of k. tail: kLinearSteps rows of scratch.
+// acc[p] += x . W for kPanels neighbouring panels, over all of k. tail: kLinearSteps rows of
+// scratch.
 template <PanelKind kKind, int kPanels>
-inline void one_row(const uint8_t* panels, int64_t panel_bytes, int64_t k_end, const float* x, V* acc_out, float* tail) {
+inline void one_row(const uint8_t* panels, int64_t panel_bytes, int64_t k_end, const float* x,
+                    V* acc_out, float* tail) {
   constexpr PanelFormat f = nanovllm::panel_format(kKind);
   V acc[kPanels];
   for (int p = 0; p < kPanels; ++p) acc[p] = zero();
@@ -82,11 +84,13 @@ inline void one_row(const uint8_t* panels, int64_t panel_bytes, int64_t k_end, c
   if constexpr (kKind == PanelKind::kF32) {
     for (; k < k_end; ++k)
       for (int p = 0; p < kPanels; ++p)
-        acc[p] = fma(load(reinterpret_cast<const float*>(panels + p * panel_bytes) + k * 16), set1(x[k]), acc[p]);
+        acc[p] = fma(load(reinterpret_cast<const float*>(panels + p * panel_bytes) + k * 16),
+                     set1(x[k]), acc[p]);
   } else if constexpr (kKind == PanelKind::kF16) {
     for (; k < k_end; ++k)
       for (int p = 0; p < kPanels; ++p)
-        acc[p] = fma(load_f16(reinterpret_cast<const uint16_t*>(panels + p * panel_bytes) + k * 16), set1(x[k]), acc[p]);
+        acc[p] = fma(load_f16(reinterpret_cast<const uint16_t*>(panels + p * panel_bytes) + k * 16),
+                     set1(x[k]), acc[p]);
   } else if constexpr (kKind == PanelKind::kBF16) {
     for (; k + 1 < k_end; k += 2) {
       const V x0 = set1(x[k]), x1 = set1(x[k + 1]);
@@ -121,17 +125,18 @@ inline void one_row(const uint8_t* panels, int64_t panel_bytes, int64_t k_end, c
     }
     for (int p = 0; p < kPanels && k < k_end; ++p) {  // a last, partly used block
       widen<kKind>(record + p * panel_bytes, 0, f.block, tail);
-      for (int64_t i = 0; i < k_end - k; ++i) acc[p] = fma(load(tail + i * 16), set1(x[k + i]), acc[p]);
+      for (int64_t i = 0; i < k_end - k; ++i)
+        acc[p] = fma(load(tail + i * 16), set1(x[k + i]), acc[p]);
     }
   }
   for (int p = 0; p < kPanels; ++p) acc_out[p] = acc[p];
 }
 
-// acc[r, 0..15] (+)= sum over k of x[r, k] * w[k, 0..15] for kRows rows: the register tile. Starts from zero unless
-// `accumulate`. x rows are x_stride apart, acc rows acc_stride.
+// acc[r, 0..15] (+)= sum over k of x[r, k] * w[k, 0..15] for kRows rows: the register tile. Starts
+// from zero unless `accumulate`. x rows are x_stride apart, acc rows acc_stride.
 template <int kRows>
-NANO_VLLM_NOINLINE void tile(const float* x, int64_t x_stride, const float* w, int64_t k_end, float* acc, int64_t acc_stride,
-                 bool accumulate) {
+NANO_VLLM_NOINLINE void tile(const float* x, int64_t x_stride, const float* w, int64_t k_end,
+                             float* acc, int64_t acc_stride, bool accumulate) {
   V a[kRows];
   NANO_VLLM_UNROLL
   for (int r = 0; r < kRows; ++r) a[r] = accumulate ? load(acc + r * acc_stride) : zero();
@@ -145,21 +150,23 @@ NANO_VLLM_NOINLINE void tile(const float* x, int64_t x_stride, const float* w, i
 }
 
 template <int kRows>
-inline void rest_tile(int64_t rows, const float* x, int64_t x_stride, const float* w, int64_t k_end, float* acc,
-                      int64_t acc_stride, bool accumulate) {
+inline void rest_tile(int64_t rows, const float* x, int64_t x_stride, const float* w, int64_t k_end,
+                      float* acc, int64_t acc_stride, bool accumulate) {
   if (rows == kRows) return tile<kRows>(x, x_stride, w, k_end, acc, acc_stride, accumulate);
-  if constexpr (kRows > 1) rest_tile<kRows - 1>(rows, x, x_stride, w, k_end, acc, acc_stride, accumulate);
+  if constexpr (kRows > 1)
+    rest_tile<kRows - 1>(rows, x, x_stride, w, k_end, acc, acc_stride, accumulate);
 }
 
 // The same for any number of rows.
-NANO_VLLM_NOINLINE void tiles(int64_t rows, const float* x, int64_t x_stride, const float* w, int64_t k_end, float* acc,
-                  int64_t acc_stride, bool accumulate) {
+NANO_VLLM_NOINLINE void tiles(int64_t rows, const float* x, int64_t x_stride, const float* w,
+                              int64_t k_end, float* acc, int64_t acc_stride, bool accumulate) {
   int64_t r = 0;
   for (; r + kTileRows <= rows; r += kTileRows)
-    tile<kTileRows>(x + r * x_stride, x_stride, w, k_end, acc + r * acc_stride, acc_stride, accumulate);
+    tile<kTileRows>(x + r * x_stride, x_stride, w, k_end, acc + r * acc_stride, acc_stride,
+                    accumulate);
   if (r < rows)
-    rest_tile<kTileRows - 1>(rows - r, x + r * x_stride, x_stride, w, k_end, acc + r * acc_stride, acc_stride,
-                             accumulate);
+    rest_tile<kTileRows - 1>(rows - r, x + r * x_stride, x_stride, w, k_end, acc + r * acc_stride,
+                             acc_stride, accumulate);
 }
 
 // Adds the bias of panel `p` and writes its used columns.
@@ -201,7 +208,8 @@ void linear_kind(const LinearArgs& a, int64_t first, int64_t last, float* scratc
         widen<kKind>(a.panels + p * bytes, k, steps, w);
         tiles(rows, a.x + row * a.x_stride + k, a.x_stride, w, steps, acc, 16, k > 0);
       }
-      for (int64_t r = 0; r < rows; ++r) finish(a, p, load(acc + r * 16), a.out + (row + r) * a.out_stride);
+      for (int64_t r = 0; r < rows; ++r)
+        finish(a, p, load(acc + r * 16), a.out + (row + r) * a.out_stride);
     }
   }
 }
@@ -211,7 +219,8 @@ void dequantize_column_kind(const uint8_t* panel, int column, int64_t k_end, flo
   constexpr PanelFormat f = nanovllm::panel_format(kKind);
   constexpr int kGroup = kKind == PanelKind::kBF16 ? 2 : f.block;
   alignas(64) float w[32 * 16];
-  const int64_t stride = f.bits ? nanovllm::panel_record_bytes(f) : nanovllm::panel_bytes(kKind, kGroup);
+  const int64_t stride =
+      f.bits ? nanovllm::panel_record_bytes(f) : nanovllm::panel_bytes(kKind, kGroup);
   for (int64_t k = 0; k < k_end; k += kGroup, panel += stride) {
     widen<kKind>(panel, 0, kGroup, w);
     for (int64_t i = 0; i < kGroup && k + i < k_end; ++i) out[k + i] = w[i * 16 + column];
@@ -220,33 +229,55 @@ void dequantize_column_kind(const uint8_t* panel, int column, int64_t k_end, flo
 
 void linear(const LinearArgs& a, int64_t first, int64_t last, float* scratch) {
   switch (a.kind) {
-    case PanelKind::kF32: return linear_kind<PanelKind::kF32>(a, first, last, scratch);
-    case PanelKind::kBF16: return linear_kind<PanelKind::kBF16>(a, first, last, scratch);
-    case PanelKind::kF16: return linear_kind<PanelKind::kF16>(a, first, last, scratch);
-    case PanelKind::kQ4Half: return linear_kind<PanelKind::kQ4Half>(a, first, last, scratch);
-    case PanelKind::kQ4HalfMin: return linear_kind<PanelKind::kQ4HalfMin>(a, first, last, scratch);
-    case PanelKind::kQ4FloatMin: return linear_kind<PanelKind::kQ4FloatMin>(a, first, last, scratch);
-    case PanelKind::kQ8Half: return linear_kind<PanelKind::kQ8Half>(a, first, last, scratch);
-    case PanelKind::kQ8HalfMin: return linear_kind<PanelKind::kQ8HalfMin>(a, first, last, scratch);
-    case PanelKind::kQ8Float: return linear_kind<PanelKind::kQ8Float>(a, first, last, scratch);
-    case PanelKind::kQ8FloatMin: return linear_kind<PanelKind::kQ8FloatMin>(a, first, last, scratch);
-    case PanelKind::kQ8Float16: return linear_kind<PanelKind::kQ8Float16>(a, first, last, scratch);
+    case PanelKind::kF32:
+      return linear_kind<PanelKind::kF32>(a, first, last, scratch);
+    case PanelKind::kBF16:
+      return linear_kind<PanelKind::kBF16>(a, first, last, scratch);
+    case PanelKind::kF16:
+      return linear_kind<PanelKind::kF16>(a, first, last, scratch);
+    case PanelKind::kQ4Half:
+      return linear_kind<PanelKind::kQ4Half>(a, first, last, scratch);
+    case PanelKind::kQ4HalfMin:
+      return linear_kind<PanelKind::kQ4HalfMin>(a, first, last, scratch);
+    case PanelKind::kQ4FloatMin:
+      return linear_kind<PanelKind::kQ4FloatMin>(a, first, last, scratch);
+    case PanelKind::kQ8Half:
+      return linear_kind<PanelKind::kQ8Half>(a, first, last, scratch);
+    case PanelKind::kQ8HalfMin:
+      return linear_kind<PanelKind::kQ8HalfMin>(a, first, last, scratch);
+    case PanelKind::kQ8Float:
+      return linear_kind<PanelKind::kQ8Float>(a, first, last, scratch);
+    case PanelKind::kQ8FloatMin:
+      return linear_kind<PanelKind::kQ8FloatMin>(a, first, last, scratch);
+    case PanelKind::kQ8Float16:
+      return linear_kind<PanelKind::kQ8Float16>(a, first, last, scratch);
   }
 }
 
 void dequantize_column(PanelKind kind, const uint8_t* panel, int column, int64_t k, float* out) {
   switch (kind) {
-    case PanelKind::kF32: return dequantize_column_kind<PanelKind::kF32>(panel, column, k, out);
-    case PanelKind::kBF16: return dequantize_column_kind<PanelKind::kBF16>(panel, column, k, out);
-    case PanelKind::kF16: return dequantize_column_kind<PanelKind::kF16>(panel, column, k, out);
-    case PanelKind::kQ4Half: return dequantize_column_kind<PanelKind::kQ4Half>(panel, column, k, out);
-    case PanelKind::kQ4HalfMin: return dequantize_column_kind<PanelKind::kQ4HalfMin>(panel, column, k, out);
-    case PanelKind::kQ4FloatMin: return dequantize_column_kind<PanelKind::kQ4FloatMin>(panel, column, k, out);
-    case PanelKind::kQ8Half: return dequantize_column_kind<PanelKind::kQ8Half>(panel, column, k, out);
-    case PanelKind::kQ8HalfMin: return dequantize_column_kind<PanelKind::kQ8HalfMin>(panel, column, k, out);
-    case PanelKind::kQ8Float: return dequantize_column_kind<PanelKind::kQ8Float>(panel, column, k, out);
-    case PanelKind::kQ8FloatMin: return dequantize_column_kind<PanelKind::kQ8FloatMin>(panel, column, k, out);
-    case PanelKind::kQ8Float16: return dequantize_column_kind<PanelKind::kQ8Float16>(panel, column, k, out);
+    case PanelKind::kF32:
+      return dequantize_column_kind<PanelKind::kF32>(panel, column, k, out);
+    case PanelKind::kBF16:
+      return dequantize_column_kind<PanelKind::kBF16>(panel, column, k, out);
+    case PanelKind::kF16:
+      return dequantize_column_kind<PanelKind::kF16>(panel, column, k, out);
+    case PanelKind::kQ4Half:
+      return dequantize_column_kind<PanelKind::kQ4Half>(panel, column, k, out);
+    case PanelKind::kQ4HalfMin:
+      return dequantize_column_kind<PanelKind::kQ4HalfMin>(panel, column, k, out);
+    case PanelKind::kQ4FloatMin:
+      return dequantize_column_kind<PanelKind::kQ4FloatMin>(panel, column, k, out);
+    case PanelKind::kQ8Half:
+      return dequantize_column_kind<PanelKind::kQ8Half>(panel, column, k, out);
+    case PanelKind::kQ8HalfMin:
+      return dequantize_column_kind<PanelKind::kQ8HalfMin>(panel, column, k, out);
+    case PanelKind::kQ8Float:
+      return dequantize_column_kind<PanelKind::kQ8Float>(panel, column, k, out);
+    case PanelKind::kQ8FloatMin:
+      return dequantize_column_kind<PanelKind::kQ8FloatMin>(panel, column, k, out);
+    case PanelKind::kQ8Float16:
+      return dequantize_column_kind<PanelKind::kQ8Float16>(panel, column, k, out);
   }
 }
 

@@ -1,4 +1,5 @@
-// Reductions, exp and partial loads on top of a vec_*.h. Every sum has one fixed tree, so that all instruction sets agree.
+// Reductions, exp and partial loads on top of a vec_*.h. Every sum has one fixed tree, so that all
+// instruction sets agree.
 #pragma once
 
 #include "backend/cpu/kernels.h"
@@ -39,13 +40,14 @@ inline float reduce_max(V v) {
   float lanes[16];
   store(lanes, v);
   for (int width = 8; width >= 1; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+    for (int i = 0; i < width; ++i)
+      lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
   return lanes[0];
 }
 
-// e^x: x = n ln 2 + r with |r| <= ln 2 / 2, and the degree 6 Taylor polynomial of e^r, whose relative error there is below
-// 2^-22. Adding 1.5 * 2^23 rounds x / ln 2 to an integer in the low bits of the sum. 0 below -87.3, where e^x leaves the
-// normal range; e^88.3 above 88.3.
+// e^x: x = n ln 2 + r with |r| <= ln 2 / 2, and the degree 6 Taylor polynomial of e^r, whose
+// relative error there is below 2^-22. Adding 1.5 * 2^23 rounds x / ln 2 to an integer in the low
+// bits of the sum. 0 below -87.3, where e^x leaves the normal range; e^88.3 above 88.3.
 inline V exp(V x) {
   const V lowest = set1(-87.3f);
   const V clamped = min(max(x, lowest), set1(88.3f));

@@ -1,5 +1,5 @@
-// Work on single rows: normalisation, activation, rotary embedding and the write to the KV cache. All of it is bound by
-// reading and writing activations, and small beside the products.
+// Work on single rows: normalisation, activation, rotary embedding and the write to the KV cache.
+// All of it is bound by reading and writing activations, and small beside the products.
 #pragma once
 
 #include "backend/cpu/generic/math.h"
@@ -24,7 +24,8 @@ inline float inverse_rms(const float* x, float eps, int64_t dim) {
   return 1.0f / __builtin_sqrtf(reduce_add(sum) / static_cast<float>(dim) + eps);
 }
 
-void rms_norm(const float* x, float* residual, const float* weight, float eps, int64_t dim, float* out) {
+void rms_norm(const float* x, float* residual, const float* weight, float eps, int64_t dim,
+              float* out) {
   if (residual) {
     for (int64_t i = 0; i < dim; ++i) residual[i] += x[i];
     x = residual;
@@ -39,7 +40,8 @@ void silu_mul(const float* gate, const float* up, int64_t dim, float* out) {
   int64_t i = 0;
   for (; i + 16 <= dim; i += 16) store(out + i, mul(silu(load(gate + i)), load(up + i)));
   const int64_t rest = dim - i;
-  if (rest) store_first(out + i, mul(silu(load_first(gate + i, rest)), load_first(up + i, rest)), rest);
+  if (rest)
+    store_first(out + i, mul(silu(load_first(gate + i, rest)), load_first(up + i, rest)), rest);
 }
 
 inline void rotate(float* head, const RopeArgs& a) {
