@@ -3,8 +3,8 @@
 
 Each round writes a checkpoint (tests/python/random_checkpoint.py), scores prompts of 1 to 300 tokens and continues some of
 them greedily with transformers in float32, runs the same through `nano-vllm run-batch` in float32 and bfloat16, and reports
-the largest difference. For bfloat16, transformers gets the weights rounded to bfloat16 too, so that what is measured is the
-arithmetic and the cache. With --gguf the engine reads a GGUF file of random types and transformers the dequantized weights.
+the largest difference. In bfloat16 some random networks amplify the rounding of weights and cache beyond the tolerance of 0.03
+on average; there, half of what transformers' own bfloat16 loses is allowed. With --gguf the engine reads a GGUF file of random types and transformers the dequantized weights.
 Ends with exit code 1 if anything was beyond the tolerance; --keep saves those checkpoints.
 
     python tools/compare_with_transformers.py --count 100 [--seed 1] [--gguf] [--keep FOLDER]
@@ -34,6 +34,10 @@ from reference_model import ReferenceModel  # noqa: E402
 STEPS = 8
 
 
+def mean_difference(scores, expected):
+    return float(np.mean([abs(a - b) for s, e in zip(scores, expected) for a, b in zip(s, e)]))
+
+
 def compare(model_path, reference_path, prompts, engine=True):
     """Returns (largest float32 difference, mean bfloat16 difference, list of complaints)."""
     model = make_tiny_models.load_reference(reference_path)
@@ -43,23 +47,20 @@ def compare(model_path, reference_path, prompts, engine=True):
         numpy_model = ReferenceModel(reference_path)
         scores = [numpy_model.score(ids) for ids in prompts]
         return max(abs(a - b) for s, e in zip(scores, expected) for a, b in zip(s, e)), 0.0, []
-    if model_path == reference_path:
-        model.to(torch.bfloat16).to(torch.float32)
-        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-    rounded = [make_tiny_models.score(model, ids)[0] for ids in prompts]
+    model.to(torch.bfloat16)
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # its frequencies stay float32
+    own = mean_difference([make_tiny_models.score(model, ids)[0] for ids in prompts], expected)
     complaints = []
     bodies = [score_body(ids) for ids in prompts]
     wide = run_batch(model_path, bodies + [greedy_body(ids[:40], STEPS) for ids in prompts[:3]], *FLOAT32)
     narrow = run_batch(model_path, bodies, "--dtype", "bfloat16")
     difference = max(abs(a - b) for ids, e, r in zip(prompts, expected, wide)
                      for a, b in zip(prompt_logprobs(r, ids), e))
-    narrow_differences = [abs(a - b) for ids, e, r in zip(prompts, rounded, narrow)
-                          for a, b in zip(prompt_logprobs(r, ids), e)]
-    mean = sum(narrow_differences) / len(narrow_differences)
+    mean = mean_difference([prompt_logprobs(r, ids) for ids, r in zip(prompts, narrow)], expected)
     if not difference < 1e-3:
         complaints.append(f"float32 differs by {difference:.2e}")
-    if not mean < 0.03:
-        complaints.append(f"bfloat16 differs by {mean:.3f} on average")
+    if not mean < max(0.03, own / 2):
+        complaints.append(f"bfloat16 differs by {mean:.3f} on average, transformers' own by {own:.3f}")
     for (tokens, _, gaps), result in zip(continued, wide[len(prompts):]):
         got = result["choices"][0]["token_ids"]
         for step, (a, b, gap) in enumerate(zip(got, tokens, gaps)):
