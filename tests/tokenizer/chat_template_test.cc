@@ -71,7 +71,7 @@ TEST(ChatTemplate, HostileTemplatesEnd) {
             std::string::npos);
   EXPECT_NE(failure("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").find("too deeply"), std::string::npos);
   EXPECT_NE(failure("{{ 'a' * 10 ** 12 }}").find("too large"), std::string::npos);
-  EXPECT_NE(failure(std::string(100000, '(')), "no error");
+  EXPECT_NE(failure("{{ " + std::string(100000, '(')), "no error");
   EXPECT_NE(failure("{{ " + std::string(100000, '-') + "1 }}"), "no error");
   EXPECT_NE(failure("{% set ns = namespace(x=0) %}{% for i in range(9999) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"), "no error");
 }
