@@ -6,6 +6,7 @@
 #include "tokenizer/json_fields.h"
 #include "tokenizer/regex.h"
 #include "tokenizer/unicode.h"
+#include "tokenizer/unicode_extras.h"
 
 namespace nanovllm {
 
@@ -41,7 +42,10 @@ std::string without(std::string_view text, bool (*unwanted)(char32_t)) {
 
 class StripAccents : public Normalizer {
  public:
-  void apply(NormalizedText& text) const override { text.text = without(text.text, is_combining_mark); }
+  void apply(NormalizedText& text) const override { text.text = without(text.text, is_accent); }
+
+ private:
+  static bool is_accent(char32_t c) { return is_combining_mark(c) && !is_mark_since_unicode9(c); }
 };
 
 class Strip : public Normalizer {

@@ -7,6 +7,7 @@
 
 #include "nanovllm/error.h"
 #include "tokenizer/unicode.h"
+#include "tokenizer/unicode_extras.h"
 
 namespace nanovllm {
 
@@ -26,6 +27,7 @@ struct JitStackDeleter {
 // is reserved only then and grows page by page.
 constexpr size_t kJitStackMax = size_t{256} << 20;
 constexpr uint32_t kHeapLimitKiB = 1 << 20;
+constexpr size_t kMaxPattern = 1 << 16;
 
 std::string error_text(int code) {
   PCRE2_UCHAR buffer[256];
@@ -38,30 +40,36 @@ std::string error_text(int code) {
 struct Regex::Code {
   pcre2_code* code = nullptr;
   bool jit = false;
+
+  Code(const std::string& translated, const std::string& where) {
+    int error = 0;
+    PCRE2_SIZE offset = 0;
+    std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
+        pcre2_compile_context_create(nullptr), &pcre2_compile_context_free);
+    if (!context) throw Error(where, "out of memory");
+    pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
+    pcre2_set_parens_nest_limit(context.get(), 100);
+    code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+                         PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
+                         context.get());
+    if (code == nullptr) {
+      throw Error(where, "the regular expression does not compile: " + error_text(error) + " at byte " +
+                             std::to_string(offset) + " of " + translated);
+    }
+    jit = pcre2_jit_compile(code, PCRE2_JIT_COMPLETE) == 0;
+  }
   ~Code() { pcre2_code_free(code); }
+  Code(const Code&) = delete;
+  Code& operator=(const Code&) = delete;
 };
 
 Regex::Regex(std::string_view pattern, const std::string& where) : where_(where) {
   if (!is_valid_utf8(pattern)) throw Error(where, "the pattern is not valid UTF-8");
-  const std::string translated = translate_pattern(pattern, where);
-  int error = 0;
-  PCRE2_SIZE offset = 0;
-  auto code = std::make_unique<Code>();
-  std::unique_ptr<pcre2_compile_context, decltype(&pcre2_compile_context_free)> context(
-      pcre2_compile_context_create(nullptr), &pcre2_compile_context_free);
-  if (context) {
-    pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
-    pcre2_set_parens_nest_limit(context.get(), 100);
-  }
-  code->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                             PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                             context.get());
-  if (code->code == nullptr) {
-    throw Error(where, "the regular expression does not compile: " + error_text(error) + " at byte " +
-                           std::to_string(offset) + " of " + translated);
-  }
-  code->jit = pcre2_jit_compile(code->code, PCRE2_JIT_COMPLETE) == 0;
-  code_ = std::move(code);
+  if (pattern.size() > kMaxPattern) throw Error(where, "the regular expression is too long");
+  const std::string plain = translate_pattern(pattern, where, false);
+  const std::string newer = translate_pattern(pattern, where, true);
+  code_ = std::make_unique<Code>(plain, where);
+  if (newer != plain) newer_code_ = std::make_unique<Code>(newer, where);
 }
 
 Regex::~Regex() = default;
@@ -77,13 +85,14 @@ void Regex::split(std::string_view text, std::vector<TextSpan>& spans) const {
   pcre2_set_heap_limit(context.get(), kHeapLimitKiB);
   std::unique_ptr<pcre2_jit_stack, JitStackDeleter> stack;
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
+  const Code& code = newer_code_ && has_newer_characters(text) ? *newer_code_ : *code_;
   const PCRE2_SIZE* found = pcre2_get_ovector_pointer(data.get());
 
   size_t search = 0, covered = 0;
   bool matched_before = false;  // then `covered` is where the last match ended
   while (search <= text.size()) {
-    int rc = code_->jit ? pcre2_jit_match(code_->code, subject, text.size(), search, 0, data.get(), context.get())
-                        : pcre2_match(code_->code, subject, text.size(), search, PCRE2_NO_UTF_CHECK, data.get(),
+    int rc = code.jit ? pcre2_jit_match(code.code, subject, text.size(), search, 0, data.get(), context.get())
+                        : pcre2_match(code.code, subject, text.size(), search, PCRE2_NO_UTF_CHECK, data.get(),
                                       context.get());
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !stack) {
       stack.reset(pcre2_jit_stack_create(size_t{64} << 10, kJitStackMax, nullptr));
@@ -91,7 +100,7 @@ void Regex::split(std::string_view text, std::vector<TextSpan>& spans) const {
       continue;
     }
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-      rc = pcre2_match(code_->code, subject, text.size(), search, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data.get(),
+      rc = pcre2_match(code.code, subject, text.size(), search, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data.get(),
                        context.get());
     }
     if (rc == PCRE2_ERROR_NOMATCH) break;

@@ -30,10 +30,12 @@ class Regex {
  private:
   struct Code;
   std::unique_ptr<const Code> code_;
+  std::unique_ptr<const Code> newer_code_;  // for texts with newer characters; null if it is the same
   std::string where_;
 };
 
-// Oniguruma's Ruby syntax -> PCRE2 (UTF, UCP, MULTILINE). Throws Error(where, ...).
-std::string translate_pattern(std::string_view pattern, const std::string& where);
+// Oniguruma's Ruby syntax -> PCRE2 (UTF, UCP, MULTILINE). newer: properties include the characters that PCRE2 does not
+// know yet (unicode_extras.h), which makes them slower. Throws Error(where, ...).
+std::string translate_pattern(std::string_view pattern, const std::string& where, bool newer);
 
 }  // namespace nanovllm

@@ -53,7 +53,7 @@ constexpr GeneralCategory kCategories[] = {
 
 class Translator {
  public:
-  Translator(std::string_view in, const std::string& where) : in_(in), where_(where) {}
+  Translator(std::string_view in, const std::string& where, bool newer) : in_(in), where_(where), newer_(newer) {}
 
   std::string run() {
     while (pos_ < in_.size()) step();
@@ -64,6 +64,7 @@ class Translator {
   [[noreturn]] void refuse(const std::string& what) const {
     throw Error(where_, "the regular expression uses " + what + ", which is not supported: " + std::string(in_));
   }
+  std::string extras(std::string_view property) const { return newer_ ? newer_characters(property) : ""; }
   bool at(std::string_view text) const { return in_.substr(pos_, text.size()) == text; }
   bool done() const { return pos_ >= in_.size(); }
   char peek() const { return done() ? '\0' : in_[pos_]; }
@@ -190,7 +191,7 @@ class Translator {
     const std::string sign = negated ? "^" : "";
     for (const auto& category : kCategories) {
       if (name != category.short_name && name != category.long_name) continue;
-      return sign + "\\p{" + category.short_name + "}" + newer_characters(category.short_name);
+      return sign + "\\p{" + category.short_name + "}" + extras(category.short_name);
     }
     for (const char c : name) {
       if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_')) refuse("\\p{" + name + "}");
@@ -201,22 +202,22 @@ class Translator {
     }
     if (name == "White_Space" || name == "Space") return sign + kSpaces;
     if (name == "Alpha") return sign + "\\p{Alphabetic}";
-    if (name == "Digit") return sign + "\\p{Nd}" + newer_characters("Nd");
-    return sign + "\\p{sc:" + name + "}" + newer_characters(name);
+    if (name == "Digit") return sign + "\\p{Nd}" + extras("Nd");
+    return sign + "\\p{sc:" + name + "}" + extras(name);
   }
 
   // An escape that stands for a set, or nothing. pos_ is behind the backslash.
   std::optional<std::string> set_escape() {
     const char c = peek();
-    const std::string word = std::string("\\p{L}\\p{M}\\p{N}\\p{Pc}") + newer_characters("L") +
-                             newer_characters("M") + newer_characters("N");
+    const std::string word = std::string("\\p{L}\\p{M}\\p{N}\\p{Pc}") + extras("L") +
+                             extras("M") + extras("N");
     switch (c) {
       case 'p':
       case 'P': ++pos_; return property(c == 'P');
       case 's': ++pos_; return kSpaces;
       case 'S': ++pos_; return std::string("^") + kSpaces;
-      case 'd': ++pos_; return "\\p{Nd}" + std::string(newer_characters("Nd"));
-      case 'D': ++pos_; return "^\\p{Nd}" + std::string(newer_characters("Nd"));
+      case 'd': ++pos_; return "\\p{Nd}" + extras("Nd");
+      case 'D': ++pos_; return "^\\p{Nd}" + extras("Nd");
       case 'w': ++pos_; return word;
       case 'W': ++pos_; return "^" + word;
       case 'h': ++pos_; return "0-9a-fA-F";
@@ -375,6 +376,7 @@ class Translator {
 
   std::string_view in_;
   const std::string& where_;
+  bool newer_;
   std::string out_;
   size_t pos_ = 0;
   size_t atom_ = 0;             // where the last atom starts in out_
@@ -383,8 +385,8 @@ class Translator {
 
 }  // namespace
 
-std::string translate_pattern(std::string_view pattern, const std::string& where) {
-  return Translator(pattern, where).run();
+std::string translate_pattern(std::string_view pattern, const std::string& where, bool newer) {
+  return Translator(pattern, where, newer).run();
 }
 
 }  // namespace nanovllm
