@@ -199,10 +199,10 @@ class TestGenerate:
         assert cli(*self.BASE, "-q", "-p", prompts[0], "-p", prompts[1], "-p", prompts[2]).stdout == b"".join(alone)
 
     def test_json(self, cli):
-        result = cli(*self.BASE, "-q", "--json", "--logprobs", "2", "-p", "one", "two")
+        result = cli(*self.BASE, "--ignore-eos", "-q", "--json", "--logprobs", "2", "-p", "one", "two")
         lines = [json.loads(line) for line in result.stdout.splitlines()]
         assert [line["prompt"] for line in lines] == ["one", "two"]
-        text = cli(*self.BASE, "-q", "-p", "one").stdout.decode()
+        text = cli(*self.BASE, "--ignore-eos", "-q", "-p", "one").stdout.decode()
         assert lines[0]["text"].rstrip("\n") == text.rstrip("\n")
         assert len(lines[0]["token_ids"]) == 6 == len(lines[0]["logprobs"]["tokens"])
         assert lines[0]["finish_reason"] == "length" and lines[0]["prompt_token_ids"]
