@@ -96,6 +96,7 @@ Pipeline::Pipeline(PipelineParts parts) : parts_(std::move(parts)) {
       NormalizedText pattern{token.content};
       if (parts_.normalizer) parts_.normalizer->apply(pattern);
       normalized_.add(pattern.text, token);
+      if (pattern.text != token.content) decoded_.emplace(token.id, pattern.text);
     }
   }
 }
@@ -160,7 +161,9 @@ const std::string* Pipeline::find_token(int32_t id) const {
 
 const std::string* Pipeline::decodable(int32_t id, bool skip_special_tokens) const {
   const std::string* token = find_token(id);
-  return token != nullptr && skip_special_tokens && special_.contains(*token) ? nullptr : token;
+  if (token == nullptr || (skip_special_tokens && special_.contains(*token))) return nullptr;
+  const auto it = decoded_.find(id);
+  return it == decoded_.end() ? token : &it->second;
 }
 
 std::string Pipeline::id_to_token(int32_t id) const {

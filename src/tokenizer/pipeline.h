@@ -55,6 +55,7 @@ class Pipeline : public Tokenizer {
   PipelineParts parts_;
   Vocabulary added_;
   std::unordered_set<std::string> special_;  // contents
+  std::unordered_map<int32_t, std::string> decoded_;  // added tokens that decode as their normalized form
   AddedTokenMatcher raw_, normalized_;
   int32_t vocab_size_ = 0;
 };

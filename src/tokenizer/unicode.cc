@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "tokenizer/unicode_extras.h"
+
 namespace nanovllm {
 
 namespace {
@@ -15,7 +17,9 @@ utf8proc_category_t category(char32_t c) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(c));
 }
 
+// The tables behind Hugging Face's normal forms are of Unicode 9: what came later is left alone, as there.
 int combining_class(char32_t c) {
+  if (is_mark_since_unicode9(c)) return 0;
   return utf8proc_get_property(static_cast<utf8proc_int32_t>(c))->combining_class;
 }
 
@@ -35,6 +39,10 @@ void normalize_run(std::string_view text, NormalForm form, std::string& out) {
   for (size_t pos = 0; pos < text.size();) {
     const char32_t c = take_code_point(text, pos);
     int boundclass = 0;
+    if (decomposes_since_unicode9(c)) {
+      buffer.push_back(static_cast<utf8proc_int32_t>(c));
+      continue;
+    }
     const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), parts, 32, options, &boundclass);
     if (n < 0 || n > 32) {
       buffer.push_back(static_cast<utf8proc_int32_t>(c));

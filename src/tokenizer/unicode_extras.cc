@@ -159,6 +159,10 @@ constexpr Range kMarksSinceUnicode9[] = {
     {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF},
 };
 
+constexpr Range kDecompositionsSinceUnicode9[] = {
+    {0x32FF, 0x32FF}, {0xA7F2, 0xA7F4}, {0xAB69, 0xAB69}, {0x10781, 0x10785}, {0x10787, 0x107B0}, {0x107B2, 0x107BA},
+    {0x11938, 0x11938}, {0x1E030, 0x1E06D}, {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+
 bool in_ranges(std::span<const Range> ranges, char32_t c) {
   const auto range = std::upper_bound(ranges.begin(), ranges.end(), c,
                                       [](char32_t value, const Range& r) { return value < r.first; });
@@ -187,6 +191,8 @@ bool has_newer_characters(std::string_view text) {
   }
   return false;
 }
+
+bool decomposes_since_unicode9(char32_t c) { return in_ranges(kDecompositionsSinceUnicode9, c); }
 
 bool is_mark_since_unicode9(char32_t c) { return in_ranges(kMarksSinceUnicode9, c); }
 

@@ -13,5 +13,7 @@ bool has_newer_characters(std::string_view text);
 
 // Combining marks that Hugging Face's StripAccents, whose tables are of Unicode 9, leaves in the text.
 bool is_mark_since_unicode9(char32_t c);
+// The same for characters with a decomposition.
+bool decomposes_since_unicode9(char32_t c);
 
 }  // namespace nanovllm
