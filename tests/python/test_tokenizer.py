@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Punctuation,
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("NANO_VLLM_BUILD", ROOT / "build" / "release"))
 TOOL = BUILD / "tests" / "tokenize_lines"
-STRINGS = int(os.environ.get("NANO_VLLM_TOKENIZER_STRINGS", "7000"))  # a family
+STRINGS = int(os.environ.get("NANO_VLLM_TOKENIZER_STRINGS", "7200"))  # a family
 
 SENTENCES = [
     "The quick brown fox doesn't jump over the lazy dog; it's 12,345.67 metres away, we'll see!",
