@@ -2,7 +2,7 @@
 # says goes to stderr; a build is quiet unless it fails.
 
 build_packages=(
-  ca-certificates cmake ninja-build g++ pkg-config nlohmann-json3-dev libpcre2-dev libutf8proc-dev libfmt-dev libcli11-dev
+  ca-certificates cmake ninja-build g++ pkg-config nlohmann-json3-dev libpcre2-dev libutf8proc-dev libfmt-dev
   libxxhash-dev libcurl4-openssl-dev libssl-dev python3 python3-pip
 )
 test_packages=(libgtest-dev libgmock-dev clang libclang-rt-14-dev llvm python3-venv)
