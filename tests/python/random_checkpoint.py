@@ -39,9 +39,11 @@ def random_config(rng):
     """Returns (config.json as a dict, safetensors dtype)."""
     kind = pick(rng, "llama", "qwen2", "qwen3", "mistral")
     kv_heads, group = int(rng.integers(1, 5)), int(rng.integers(1, 8))
-    heads, head_dim = kv_heads * group, 2 * int(rng.integers(1, 20))
+    heads, head_dim = kv_heads * group, 2 * int(np.exp(rng.uniform(0, np.log(130))))
+    while heads * head_dim > 1000:
+        head_dim = head_dim // 4 * 2
     explicit = kind == "qwen3" or rng.random() < 0.5
-    hidden = int(rng.integers(5, 120)) if explicit else heads * head_dim
+    hidden = int(np.exp(rng.uniform(np.log(5), np.log(500)))) if explicit else heads * head_dim
     if kind == "llama":  # transformers insists, although nothing depends on it when head_dim is given
         hidden = -(-hidden // heads) * heads
     layers = int(rng.integers(1, 5))

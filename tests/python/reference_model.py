@@ -150,14 +150,14 @@ class ReferenceModel:
             q = rms_norm(q, self.w[prefix + "q_norm.weight"], self.eps)
             k = rms_norm(k, self.w[prefix + "k_norm.weight"], self.eps)
         q, k = self.rotate(q), self.rotate(k)
+        query, key = np.ogrid[:t, :t]
+        visible = (key <= query) & (key > query - window if window else True)
         out = np.empty_like(q)
         for h in range(self.heads):
             group = h // (self.heads // self.kv_heads)
-            for i in range(t):
-                first = max(0, i - window + 1) if window else 0
-                scores = k[first:i + 1, group] @ q[i, h] / math.sqrt(self.head_dim)
-                weights = np.exp(scores - scores.max())
-                out[i, h] = weights @ v[first:i + 1, group] / weights.sum()
+            scores = np.where(visible, q[:, h] @ k[:, group].T / math.sqrt(self.head_dim), -np.inf)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            out[:, h] = weights @ v[:, group] / weights.sum(-1, keepdims=True)
         return self.linear(out.reshape(t, -1), prefix + "o_proj")
 
     def logprobs(self, ids):
