@@ -42,8 +42,9 @@ def random_config(rng):
     heads, head_dim = kv_heads * group, 2 * int(np.exp(rng.uniform(0, np.log(130))))
     while heads * head_dim > 1000:
         head_dim = head_dim // 4 * 2
-    explicit = kind == "qwen3" or rng.random() < 0.5
-    hidden = int(np.exp(rng.uniform(np.log(5), np.log(500)))) if explicit else heads * head_dim
+    # Not below 8: a norm over two or three numbers makes float32 itself, transformers' too, wander by 1e-3.
+    explicit = kind == "qwen3" or heads * head_dim < 8 or rng.random() < 0.5
+    hidden = int(np.exp(rng.uniform(np.log(8), np.log(500)))) if explicit else heads * head_dim
     if kind == "llama":  # transformers insists, although nothing depends on it when head_dim is given
         hidden = -(-hidden // heads) * heads
     layers = int(rng.integers(1, 5))
