@@ -185,14 +185,14 @@ def contexts():
 def template_folder():
     """The templates, from the source package of the Python package index, kept under the build folder."""
     folder = BUILD / "test-data" / SDIST
-    archive = folder.with_suffix(".tar.gz")
+    archive = folder.parent / (SDIST + ".tar.gz")
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not archive.exists():
             download(archive)
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
         assert digest == SDIST_SHA256, f"{archive} has SHA-256 {digest}"
-        partial = folder.with_suffix(".partial")
+        partial = folder.parent / (SDIST + ".partial")
         partial.mkdir(exist_ok=True)
         with tarfile.open(archive) as tar:
             for member in tar:
