@@ -13,7 +13,8 @@ int main(int argc, char** argv) {
   try {
     nanovllm::LLM llm({.model = argv[1]});
 
-    // Many prompts: they share every step, and the longest common beginning of two prompts is computed once.
+    // Many prompts: they share every step, and the longest common beginning of two prompts is
+    // computed once.
     const std::vector<nanovllm::Prompt> prompts = {{.text = "The capital of France is"},
                                                    {.text = "The capital of Italy is"}};
     const nanovllm::SamplingParams greedy{.temperature = 0, .max_tokens = 16};

@@ -1,6 +1,8 @@
-// config.json and generation_config.json come with the checkpoint and are not trusted. Whatever the bytes, the parsers either
-// throw Error or give a configuration whose numbers are safe to compute with: sizes positive, heads divisible, the rotary table
-// finite.
+// config.json and generation_config.json come with the checkpoint and are not trusted. Whatever the
+// bytes, the parsers either throw Error or give a configuration whose numbers are safe to compute
+// with: sizes positive, heads divisible, the rotary table finite.
+#include "model/model_config.h"
+
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -9,7 +11,6 @@
 #include <vector>
 
 #include "formats/json.h"
-#include "model/model_config.h"
 #include "nanovllm/error.h"
 
 namespace {
@@ -51,7 +52,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {  // the text's keys over a configuration that is complete
     nlohmann::json config = nanovllm::parse_json(kBase, "base");
     config.merge_patch(nanovllm::parse_json(text, "text"));
-    if (config.is_object()) check_config(config.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    if (config.is_object())
+      check_config(config.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } catch (const nanovllm::Error&) {
   }
   try {

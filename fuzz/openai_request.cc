@@ -1,8 +1,9 @@
-// The parser of request bodies: any bytes are either a request or an InvalidArgument. The first byte picks the endpoint.
+// The parser of request bodies: any bytes are either a request or an InvalidArgument. The first
+// byte picks the endpoint.
+#include "server/openai_request.h"
+
 #include <cstdint>
 #include <cstdlib>
-
-#include "server/openai_request.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace nanovllm;

@@ -1,10 +1,12 @@
-// LLM: the library's front door. Loads a model, takes requests, runs them together, gives back text.
+// LLM: the library's front door. Loads a model, takes requests, runs them together, gives back
+// text.
 //
 //   nanovllm::LLM llm({.model = "model.gguf"});
-//   for (auto& out : llm.generate({{.text = "Hello"}}, {.max_tokens = 32})) puts(out.outputs[0].text.c_str());
+//   for (auto& out : llm.generate({{.text = "Hello"}}, {.max_tokens = 32}))
+//   puts(out.outputs[0].text.c_str());
 //
-// Thread-safety: one thread at a time may call an LLM. Callbacks run on that thread, inside step(); they may call
-// add_request() and cancel(). Every error a user can cause is a nanovllm::Error.
+// Thread-safety: one thread at a time may call an LLM. Callbacks run on that thread, inside step();
+// they may call add_request() and cancel(). Every error a user can cause is a nanovllm::Error.
 #pragma once
 
 #include <functional>
@@ -29,8 +31,8 @@ struct Prompt {
 };
 
 struct RequestOptions {
-  int priority = 0;         // lower runs earlier; equal ones in order of arrival
-  std::string cache_salt;   // requests share cached prefixes only with requests of the same salt
+  int priority = 0;        // lower runs earlier; equal ones in order of arrival
+  std::string cache_salt;  // requests share cached prefixes only with requests of the same salt
 };
 
 using StreamCallback = std::function<void(const StreamEvent&)>;
@@ -42,8 +44,10 @@ struct MemoryPlan {
 };
 
 struct ModelInfo {
-  std::string name, architecture, weight_dtype, kv_cache_dtype, isa;  // e.g. "llama", "Q4_1", "bfloat16", "avx2"
-  int64_t num_parameters = 0, num_layers = 0, hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  std::string name, architecture, weight_dtype, kv_cache_dtype,
+      isa;  // e.g. "llama", "Q4_1", "bfloat16", "avx2"
+  int64_t num_parameters = 0, num_layers = 0, hidden_size = 0, num_heads = 0, num_kv_heads = 0,
+          head_dim = 0;
   int64_t vocab_size = 0, max_position_embeddings = 0;
   int threads = 0;
   std::vector<int32_t> eos_token_ids;
@@ -53,7 +57,8 @@ struct ModelInfo {
 
 // Counters since construction.
 struct EngineStats {
-  int64_t steps = 0, prompt_tokens_computed = 0, prompt_tokens_cached = 0, tokens_generated = 0, preemptions = 0;
+  int64_t steps = 0, prompt_tokens_computed = 0, prompt_tokens_cached = 0, tokens_generated = 0,
+          preemptions = 0;
   int64_t running = 0, waiting = 0, kv_blocks_used = 0, kv_blocks_total = 0;
 };
 
@@ -64,24 +69,29 @@ class LLM {
   LLM(LLM&&) noexcept;
   LLM& operator=(LLM&&) noexcept;
 
-  // All prompts to completion, in order. One SamplingParams for all, or one a prompt. on_progress (may be null) is called
-  // after each step; when it returns false everything left is aborted and what there is comes back.
-  std::vector<RequestOutput> generate(std::span<const Prompt> prompts, std::span<const SamplingParams> params,
-                                      const std::function<bool(const EngineStats&)>& on_progress = nullptr);
+  // All prompts to completion, in order. One SamplingParams for all, or one a prompt. on_progress
+  // (may be null) is called after each step; when it returns false everything left is aborted and
+  // what there is comes back.
+  std::vector<RequestOutput> generate(
+      std::span<const Prompt> prompts, std::span<const SamplingParams> params,
+      const std::function<bool(const EngineStats&)>& on_progress = nullptr);
 
-  // Queues a request; refuses (InvalidArgument) what could never run: too long for max_model_len, too large for the KV
-  // cache, ids outside the vocabulary, parameters out of range.
+  // Queues a request; refuses (InvalidArgument) what could never run: too long for max_model_len,
+  // too large for the KV cache, ids outside the vocabulary, parameters out of range.
   uint64_t add_request(const Prompt& prompt, const SamplingParams& params, StreamCallback callback,
                        const RequestOptions& options = {});
-  void cancel(uint64_t request_id);  // at any moment; unknown ids are ignored. The callback sees one kAbort event.
-  void step();                       // one forward pass over one batch; throws only for defects, never for a request
+  void cancel(uint64_t request_id);  // at any moment; unknown ids are ignored. The callback sees
+                                     // one kAbort event.
+  void step();  // one forward pass over one batch; throws only for defects, never for a request
   bool has_unfinished_requests() const;
 
-  // Tokenizer. Throws Error if the model has none (a folder without tokenizer files runs on token ids).
+  // Tokenizer. Throws Error if the model has none (a folder without tokenizer files runs on token
+  // ids).
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens = true) const;
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = true) const;
   std::string token_text(int32_t id) const;  // "token_id:N" without a tokenizer
-  // messages_json: a JSON array of OpenAI messages; options_json: a JSON object of extra template variables ("tools", ...)
+  // messages_json: a JSON array of OpenAI messages; options_json: a JSON object of extra template
+  // variables ("tools", ...)
   std::string apply_chat_template(std::string_view messages_json, bool add_generation_prompt = true,
                                   std::string_view options_json = "{}") const;
 
@@ -89,7 +99,8 @@ class LLM {
   const MemoryPlan& memory_plan() const;
   const GenerationDefaults& generation_defaults() const;
   EngineStats stats() const;
-  void check_integrity() const;  // throws std::logic_error if an invariant of the scheduler or the KV cache is broken
+  void check_integrity()
+      const;  // throws std::logic_error if an invariant of the scheduler or the KV cache is broken
 
  private:
   struct Impl;

@@ -21,7 +21,8 @@ ModelInfo describe(const Checkpoint& checkpoint, const ModelConfig& c, const Eng
                    const Tokenizer* tokenizer) {
   ModelInfo info;
   info.name = std::filesystem::path(config.model).filename().string();
-  if (info.name.empty()) info.name = std::filesystem::path(config.model).parent_path().filename().string();
+  if (info.name.empty())
+    info.name = std::filesystem::path(config.model).parent_path().filename().string();
   info.architecture = c.architecture;
   // Under the type that holds the most elements.
   std::map<std::string, int64_t> elements;
@@ -54,7 +55,8 @@ OpenModel open_model(const EngineConfig& config) {
   m.config = config;
   m.checkpoint = Checkpoint::open(config.model);
   m.plan = plan_memory(*m.checkpoint, &m.config);
-  m.tokenizer = m.checkpoint->gguf() ? Tokenizer::from_gguf(*m.checkpoint->gguf()) : Tokenizer::from_folder(config.model);
+  m.tokenizer = m.checkpoint->gguf() ? Tokenizer::from_gguf(*m.checkpoint->gguf())
+                                     : Tokenizer::from_folder(config.model);
   m.model = m.checkpoint->config();
   m.generation_defaults = m.checkpoint->generation_config().defaults;
   // The tokenizer's EOS ends a text too; ids that the model cannot produce end nothing.
@@ -71,7 +73,8 @@ ModelInspection inspect_model(const EngineConfig& config) {
   const OpenModel m = open_model(config);
   ModelInspection result{.info = m.info, .plan = m.plan};
   for (const TensorView& t : m.checkpoint->all_tensors()) {
-    result.tensors.push_back({t.name, dtype_name(t.dtype), t.shape, static_cast<int64_t>(t.data.size())});
+    result.tensors.push_back(
+        {t.name, dtype_name(t.dtype), t.shape, static_cast<int64_t>(t.data.size())});
     result.file_bytes += static_cast<int64_t>(t.data.size());
   }
   result.tokenizer = m.tokenizer ? std::to_string(m.tokenizer->vocab_size()) + " tokens" : "none";
@@ -87,10 +90,12 @@ struct LLM::Impl {
     model.plan.weights_bytes = runner.weight_bytes();
     model.info.isa = runner.backend().name();
     if (model.info.has_chat_template)
-      chat_template = std::make_unique<ChatTemplate>(model.tokenizer->chat_template(), model.info.name + ": chat template");
+      chat_template = std::make_unique<ChatTemplate>(model.tokenizer->chat_template(),
+                                                     model.info.name + ": chat template");
   }
   const Tokenizer& tokenizer() const {
-    if (!model.tokenizer) throw Error(model.info.name, "has no tokenizer, so it takes and gives token ids only");
+    if (!model.tokenizer)
+      throw Error(model.info.name, "has no tokenizer, so it takes and gives token ids only");
     return *model.tokenizer;
   }
 
@@ -105,8 +110,8 @@ LLM::~LLM() = default;
 LLM::LLM(LLM&&) noexcept = default;
 LLM& LLM::operator=(LLM&&) noexcept = default;
 
-uint64_t LLM::add_request(const Prompt& prompt, const SamplingParams& params, StreamCallback callback,
-                          const RequestOptions& options) {
+uint64_t LLM::add_request(const Prompt& prompt, const SamplingParams& params,
+                          StreamCallback callback, const RequestOptions& options) {
   std::vector<int32_t> ids = prompt.token_ids;
   if (ids.empty() && !prompt.text.empty()) ids = encode(prompt.text, prompt.add_special_tokens);
   if (!params.stop.empty() && !impl_->model.tokenizer)
@@ -118,8 +123,9 @@ void LLM::cancel(uint64_t request_id) { impl_->engine.cancel(request_id); }
 void LLM::step() { impl_->engine.step(); }
 bool LLM::has_unfinished_requests() const { return impl_->engine.has_unfinished_requests(); }
 
-std::vector<RequestOutput> LLM::generate(std::span<const Prompt> prompts, std::span<const SamplingParams> params,
-                                         const std::function<bool(const EngineStats&)>& on_progress) {
+std::vector<RequestOutput> LLM::generate(
+    std::span<const Prompt> prompts, std::span<const SamplingParams> params,
+    const std::function<bool(const EngineStats&)>& on_progress) {
   if (params.size() != 1 && params.size() != prompts.size())
     throw InvalidArgument("sampling_params", "holds " + std::to_string(params.size()) + " for " +
                                                  std::to_string(prompts.size()) + " prompts");
@@ -131,11 +137,12 @@ std::vector<RequestOutput> LLM::generate(std::span<const Prompt> prompts, std::s
   };
   try {
     for (size_t i = 0; i < prompts.size(); ++i)
-      open.insert(add_request(prompts[i], params[params.size() == 1 ? 0 : i], [&, i](const StreamEvent& event) {
-        if (!event.request_finished) return;
-        outputs[i] = *event.output;
-        open.erase(event.request_id);
-      }));
+      open.insert(add_request(prompts[i], params[params.size() == 1 ? 0 : i],
+                              [&, i](const StreamEvent& event) {
+                                if (!event.request_finished) return;
+                                outputs[i] = *event.output;
+                                open.erase(event.request_id);
+                              }));
     while (!open.empty()) {
       step();
       if (on_progress && !on_progress(stats())) cancel_all();
@@ -171,9 +178,11 @@ std::string LLM::apply_chat_template(std::string_view messages_json, bool add_ge
   special("bos_token", tokenizer.bos_token_id());
   special("eos_token", tokenizer.eos_token_id());
   Json messages = Json::parse(messages_json, nullptr, false);
-  if (messages.is_discarded() || !messages.is_array()) throw InvalidArgument("messages", "is not a JSON array");
+  if (messages.is_discarded() || !messages.is_array())
+    throw InvalidArgument("messages", "is not a JSON array");
   const Json options = Json::parse(options_json, nullptr, false);
-  if (options.is_discarded() || !options.is_object()) throw InvalidArgument("chat_template_kwargs", "is not a JSON object");
+  if (options.is_discarded() || !options.is_object())
+    throw InvalidArgument("chat_template_kwargs", "is not a JSON object");
   context["messages"] = std::move(messages);
   context["tools"] = nullptr;
   context["documents"] = nullptr;
@@ -184,7 +193,9 @@ std::string LLM::apply_chat_template(std::string_view messages_json, bool add_ge
 
 const ModelInfo& LLM::info() const { return impl_->model.info; }
 const MemoryPlan& LLM::memory_plan() const { return impl_->model.plan; }
-const GenerationDefaults& LLM::generation_defaults() const { return impl_->model.generation_defaults; }
+const GenerationDefaults& LLM::generation_defaults() const {
+  return impl_->model.generation_defaults;
+}
 EngineStats LLM::stats() const { return impl_->engine.stats(); }
 void LLM::check_integrity() const { impl_->engine.check_integrity(); }
 

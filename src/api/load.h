@@ -1,5 +1,5 @@
-// OpenModel: a model's files opened, its flags resolved and its memory planned, but no weight read yet: what LLM loads from
-// and `inspect` describes.
+// OpenModel: a model's files opened, its flags resolved and its memory planned, but no weight read
+// yet: what LLM loads from and `inspect` describes.
 #pragma once
 
 #include <memory>

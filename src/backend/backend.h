@@ -1,10 +1,12 @@
-// Backend: the one contract an accelerator implements. Every call covers a whole batch; activations are float32 row-major
-// matrices in memory of the backend (Buffer), weights are packed once at load.
+// Backend: the one contract an accelerator implements. Every call covers a whole batch; activations
+// are float32 row-major matrices in memory of the backend (Buffer), weights are packed once at
+// load.
 //
-// The promise (batch invariance): each output row depends only on its own input row (attention: on its own sequence's
-// cache), bit for bit, whatever the number of rows, their order, the threads, the block size. So a product sums over K in
-// one order for one row or five hundred, attention splits the keys at fixed absolute positions, and keys and values are
-// read back from the cache (already rounded to its type) for cached and fresh tokens alike.
+// The promise (batch invariance): each output row depends only on its own input row (attention: on
+// its own sequence's cache), bit for bit, whatever the number of rows, their order, the threads,
+// the block size. So a product sums over K in one order for one row or five hundred, attention
+// splits the keys at fixed absolute positions, and keys and values are read back from the cache
+// (already rounded to its type) for cached and fresh tokens alike.
 //
 // Calls are made by one thread and complete in order. Steady calls allocate nothing.
 #pragma once
@@ -19,9 +21,10 @@
 
 namespace nanovllm {
 
-// How a packed weight is kept. kAsStored keeps BF16, F16 and block-quantized tensors as they are, and narrows F32 to
-// bfloat16; the others convert unquantized tensors (block-quantized ones always stay as they are). kInt8 / kInt4 quantize
-// unquantized tensors in blocks of 32 along the input dimension, weight only.
+// How a packed weight is kept. kAsStored keeps BF16, F16 and block-quantized tensors as they are,
+// and narrows F32 to bfloat16; the others convert unquantized tensors (block-quantized ones always
+// stay as they are). kInt8 / kInt4 quantize unquantized tensors in blocks of 32 along the input
+// dimension, weight only.
 enum class WeightType { kAsStored, kFloat32, kBFloat16, kInt8, kInt4 };
 enum class KVType { kFloat32, kBFloat16 };
 
@@ -33,8 +36,8 @@ class Weight {
   int64_t bytes = 0;  // memory it occupies
 };
 
-// One layer's paged KV cache is [num_blocks, block_size, num_kv_heads, head_dim] for keys and again for values (the
-// backend may arrange it otherwise).
+// One layer's paged KV cache is [num_blocks, block_size, num_kv_heads, head_dim] for keys and again
+// for values (the backend may arrange it otherwise).
 struct KVCacheShape {
   int64_t num_layers = 0, num_blocks = 0, block_size = 0, num_kv_heads = 0, head_dim = 0;
   KVType type = KVType::kBFloat16;
@@ -53,30 +56,38 @@ class Backend {
   virtual std::string name() const = 0;  // e.g. "cpu (avx2, 2 threads)"
   virtual std::string isa() const = 0;   // e.g. "avx2"
 
-  // ---- load time -------------------------------------------------------------------------------------------------
-  // Stacks the rows of `parts` (all with the same in_features; dtypes may differ only if the backend says so) into one
-  // packed weight, e.g. q, k and v. Throws Error for what it cannot pack.
+  // ---- load time
+  // -------------------------------------------------------------------------------------------------
+  // Stacks the rows of `parts` (all with the same in_features; dtypes may differ only if the
+  // backend says so) into one packed weight, e.g. q, k and v. Throws Error for what it cannot pack.
   virtual std::unique_ptr<Weight> pack(std::span<const TensorView> parts, WeightType type) = 0;
   // Bytes pack() will occupy, for the memory plan; touches no tensor data.
   virtual int64_t packed_bytes(std::span<const TensorView> parts, WeightType type) const = 0;
   virtual void allocate_kv_cache(const KVCacheShape& shape) = 0;
   virtual int64_t kv_cache_bytes(const KVCacheShape& shape) const = 0;
-  // float32 memory for activations and vectors (norm weights, biases), 64-byte aligned, zeroed, owned by the backend.
+  // float32 memory for activations and vectors (norm weights, biases), 64-byte aligned, zeroed,
+  // owned by the backend.
   virtual float* allocate(int64_t num_floats) = 0;
 
-  // ---- one step; all pointers come from allocate() ------------------------------------------------------------------
-  // out[t, :] = row ids[t] of an embedding table [vocab, hidden]
+  // ---- one step; all pointers come from allocate()
+  // ------------------------------------------------------------------ out[t, :] = row ids[t] of an
+  // embedding table [vocab, hidden]
   virtual void embed(const Weight& table, std::span<const int32_t> ids, float* out) = 0;
-  // out[t, :] = x[t, :] / sqrt(mean(x^2) + eps) * weight;  x may be out. Rows are `dim` long, `stride` apart in x and out.
-  virtual void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim, float* out) = 0;
+  // out[t, :] = x[t, :] / sqrt(mean(x^2) + eps) * weight;  x may be out. Rows are `dim` long,
+  // `stride` apart in x and out.
+  virtual void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim,
+                        float* out) = 0;
   // residual[t, :] += x[t, :], then out = rms_norm(residual)  (one pass over memory)
-  virtual void add_rms_norm(float* residual, const float* x, const float* weight, float eps, int64_t rows, int64_t dim,
-                            float* out) = 0;
-  // out[t, n] = sum_k x[t, k] * W[n, k] + bias[n] (bias may be null).  x [rows, in_features], out [rows, out_features]
-  virtual void linear(const Weight& w, const float* bias, const float* x, int64_t rows, float* out) = 0;
-  // In place on the q and k parts of qkv [T, (num_heads + 2 * num_kv_heads) * head_dim]: RMS norm of each head if q_norm /
-  // k_norm [head_dim] are given, then rotary embedding with table [max_positions, rotary_dim] (cos of rotary_dim/2 pairs, then sin;
-  // interleaved: pairs (2i, 2i+1) as in GGUF llama files, else (i, i + rotary_dim/2)); then k and v are written to the cache.
+  virtual void add_rms_norm(float* residual, const float* x, const float* weight, float eps,
+                            int64_t rows, int64_t dim, float* out) = 0;
+  // out[t, n] = sum_k x[t, k] * W[n, k] + bias[n] (bias may be null).  x [rows, in_features], out
+  // [rows, out_features]
+  virtual void linear(const Weight& w, const float* bias, const float* x, int64_t rows,
+                      float* out) = 0;
+  // In place on the q and k parts of qkv [T, (num_heads + 2 * num_kv_heads) * head_dim]: RMS norm
+  // of each head if q_norm / k_norm [head_dim] are given, then rotary embedding with table
+  // [max_positions, rotary_dim] (cos of rotary_dim/2 pairs, then sin; interleaved: pairs (2i, 2i+1)
+  // as in GGUF llama files, else (i, i + rotary_dim/2)); then k and v are written to the cache.
   struct RopeParams {
     int layer = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary_dim = 0;
     const float* q_norm = nullptr;
@@ -86,16 +97,19 @@ class Backend {
     bool interleaved = false;
   };
   virtual void rope_and_store_kv(const RopeParams& p, const Batch& batch, float* qkv) = 0;
-  // Causal attention of each token's query (inside qkv, rows (num_heads + 2 * num_kv_heads) * head_dim apart) over the
-  // cached keys of its sequence.  out [T, num_heads * head_dim]
-  virtual void attention(const AttentionParams& p, const Batch& batch, const float* qkv, float* out) = 0;
+  // Causal attention of each token's query (inside qkv, rows (num_heads + 2 * num_kv_heads) *
+  // head_dim apart) over the cached keys of its sequence.  out [T, num_heads * head_dim]
+  virtual void attention(const AttentionParams& p, const Batch& batch, const float* qkv,
+                         float* out) = 0;
   // out[t, i] = silu(gate_up[t, i]) * gate_up[t, dim + i].  gate_up [rows, 2 * dim]
   virtual void silu_mul(const float* gate_up, int64_t rows, int64_t dim, float* out) = 0;
   // out[r, :] = x[rows[r], :]
-  virtual void gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) = 0;
+  virtual void gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim,
+                           float* out) = 0;
 };
 
-// threads: at least 1. Throws Error for an instruction set forced through NANO_VLLM_FORCE_ISA that this machine lacks.
+// threads: at least 1. Throws Error for an instruction set forced through NANO_VLLM_FORCE_ISA that
+// this machine lacks.
 std::unique_ptr<Backend> make_cpu_backend(int threads);
 
 }  // namespace nanovllm

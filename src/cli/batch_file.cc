@@ -26,7 +26,8 @@ bool parse_result_id(std::string_view id, int64_t* number, uint64_t* hash) {
   if (!id.starts_with(kIdPrefix)) return false;
   const std::string rest(id.substr(kIdPrefix.size()));
   int end = 0;
-  return sscanf(rest.c_str(), "%ld-%16lx%n", number, hash, &end) == 2 && static_cast<size_t>(end) == rest.size();
+  return sscanf(rest.c_str(), "%ld-%16lx%n", number, hash, &end) == 2 &&
+         static_cast<size_t>(end) == rest.size();
 }
 
 std::string custom_id_of(const std::string& text) {
@@ -46,7 +47,8 @@ uint64_t hash_line(std::string_view text) {
   return hash;
 }
 
-LineReader::LineReader(const std::string& path, size_t max_line) : path_(path), max_line_(max_line) {
+LineReader::LineReader(const std::string& path, size_t max_line)
+    : path_(path), max_line_(max_line) {
   fd_ = path == "-" ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd_ < 0) throw Error(path_, std::strerror(errno));
   struct stat info {};
@@ -59,9 +61,10 @@ LineReader::~LineReader() {
 }
 
 bool LineReader::is_same_file(const std::string& path) const {
-  struct stat mine {}, other {};
-  return regular_ && fstat(fd_, &mine) == 0 && stat(path.c_str(), &other) == 0 && mine.st_dev == other.st_dev &&
-         mine.st_ino == other.st_ino;
+  struct stat mine {
+  }, other{};
+  return regular_ && fstat(fd_, &mine) == 0 && stat(path.c_str(), &other) == 0 &&
+         mine.st_dev == other.st_dev && mine.st_ino == other.st_ino;
 }
 
 // The bytes up to `end` as a line; false if it is blank.
@@ -101,7 +104,9 @@ LineReader::Outcome LineReader::next(InputLine* line, bool wait) {
       begin_ = 0;
       return useful ? Outcome::kLine : Outcome::kEnd;
     }
-    struct pollfd ready {fd_, POLLIN, 0};
+    struct pollfd ready {
+      fd_, POLLIN, 0
+    };
     if (!regular_ && !wait && poll(&ready, 1, 0) <= 0) return Outcome::kNotYet;
     char chunk[1 << 16];
     const ssize_t n = ::read(fd_, chunk, sizeof chunk);
@@ -112,7 +117,8 @@ LineReader::Outcome LineReader::next(InputLine* line, bool wait) {
   }
 }
 
-ResultFile::ResultFile(const std::string& path, bool overwrite) : path_(path), stdout_(path == "-") {
+ResultFile::ResultFile(const std::string& path, bool overwrite)
+    : path_(path), stdout_(path == "-") {
   if (stdout_) return;
   fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (fd_ < 0) throw Error(path_, std::strerror(errno));
@@ -131,12 +137,14 @@ ResultFile::~ResultFile() {
   if (fd_ >= 0) ::close(fd_);
 }
 
-// Reads the results and sets size_ to the end of the last whole line. What is no result is left alone.
+// Reads the results and sets size_ to the end of the last whole line. What is no result is left
+// alone.
 void ResultFile::read_results() {
   LineReader reader(path_, kMaxResultLine);
   InputLine line;
   auto refuse = [&] {
-    throw Error(path_, fmt::format("line {} is no batch result; give another file, or --overwrite", line.number));
+    throw Error(path_, fmt::format("line {} is no batch result; give another file, or --overwrite",
+                                   line.number));
   };
   while (reader.next(&line, true) == LineReader::Outcome::kLine) {
     if (!line.terminated) {
@@ -151,8 +159,10 @@ void ResultFile::read_results() {
       const openai::Fields fields(json, "line");
       const std::string id = fields.string("id").value_or("");
       if (id.empty() || !json.contains("custom_id")) refuse();
-      if (parse_result_id(id, &number, &hash)) done_[number] = hash;
-      else ++foreign_[fields.string("custom_id").value_or("")];
+      if (parse_result_id(id, &number, &hash))
+        done_[number] = hash;
+      else
+        ++foreign_[fields.string("custom_id").value_or("")];
     } catch (const InvalidArgument&) {
       refuse();
     }
@@ -168,9 +178,12 @@ std::string ResultFile::result_id(const InputLine& line) {
 void ResultFile::check_unchanged(const InputLine& line) const {
   const auto it = done_.find(line.number);
   if (it != done_.end() && it->second != hash_line(line.text))
-    throw Error(path_, fmt::format("holds the result of line {}, which reads differently now; give another file, or "
-                                   "--overwrite",
-                                   line.number));
+    throw Error(
+        path_,
+        fmt::format(
+            "holds the result of line {}, which reads differently now; give another file, or "
+            "--overwrite",
+            line.number));
 }
 
 bool ResultFile::is_done(const InputLine& line) {
@@ -193,7 +206,8 @@ void ResultFile::write(const std::string& line) {
     if (n < 0) {
       const std::string reason = std::strerror(errno);
       // If even this fails, the partial line is cut off by the next run.
-      if (regular_ && ftruncate(fd_, size_) != 0) throw Error(path_, reason + "; its last line is not whole");
+      if (regular_ && ftruncate(fd_, size_) != 0)
+        throw Error(path_, reason + "; its last line is not whole");
       throw Error(path_, reason);
     }
     written += static_cast<size_t>(n);

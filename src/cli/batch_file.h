@@ -1,8 +1,9 @@
-// The two files of run-batch. LineReader reads requests piece by piece; ResultFile holds the answers and knows which
-// requests an earlier, interrupted run has already answered.
+// The two files of run-batch. LineReader reads requests piece by piece; ResultFile holds the
+// answers and knows which requests an earlier, interrupted run has already answered.
 //
-// Invariant of ResultFile: what lies in the file is whole lines. A line is written in one go and taken back if that fails,
-// and a partial last line (the machine went down) is cut off when the file is opened again.
+// Invariant of ResultFile: what lies in the file is whole lines. A line is written in one go and
+// taken back if that fails, and a partial last line (the machine went down) is cut off when the
+// file is opened again.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@
 namespace nanovllm::cli {
 
 struct InputLine {
-  int64_t number = 0;  // from 1, blank lines counted
-  std::string text;    // without the newline
+  int64_t number = 0;      // from 1, blank lines counted
+  std::string text;        // without the newline
   bool too_long = false;   // text was dropped
   bool terminated = true;  // false: the file ends without a newline
 };
@@ -30,7 +31,8 @@ class LineReader {
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
 
-  // The next line that is not blank. kNotYet: nothing has arrived on a pipe (only if !wait), or a signal came.
+  // The next line that is not blank. kNotYet: nothing has arrived on a pipe (only if !wait), or a
+  // signal came.
   Outcome next(InputLine* line, bool wait);
   int64_t offset() const { return offset_; }  // bytes up to the end of the last line given out
   bool is_regular_file() const { return regular_; }
@@ -44,7 +46,7 @@ class LineReader {
   int fd_ = -1;
   bool regular_ = false, end_ = false, dropping_ = false;
   std::string buffer_;
-  size_t begin_ = 0;  // of what is left of buffer_
+  size_t begin_ = 0;                            // of what is left of buffer_
   int64_t number_ = 0, offset_ = 0, base_ = 0;  // base_: bytes before buffer_
 };
 
@@ -53,24 +55,27 @@ uint64_t hash_line(std::string_view text);
 
 class ResultFile {
  public:
-  // path "-" is stdout, which holds no earlier results. Throws Error: cannot be opened, is in use by another run, or holds
-  // something else than results.
+  // path "-" is stdout, which holds no earlier results. Throws Error: cannot be opened, is in use
+  // by another run, or holds something else than results.
   ResultFile(const std::string& path, bool overwrite);
   ~ResultFile();
   ResultFile(const ResultFile&) = delete;
   ResultFile& operator=(const ResultFile&) = delete;
 
-  // The "id" of a line's result. It carries the line's number and hash, so that a resumed run finds it again.
+  // The "id" of a line's result. It carries the line's number and hash, so that a resumed run finds
+  // it again.
   static std::string result_id(const InputLine& line);
 
   // Throws Error if the file holds this line's result and the line has changed since.
   void check_unchanged(const InputLine& line) const;
-  // Whether the file holds this line's result; asked once for each line, in order. Results written by other programs are
-  // matched by custom_id: the k-th result of an id answers the k-th line of that id. Throws as check_unchanged.
+  // Whether the file holds this line's result; asked once for each line, in order. Results written
+  // by other programs are matched by custom_id: the k-th result of an id answers the k-th line of
+  // that id. Throws as check_unchanged.
   bool is_done(const InputLine& line);
   int64_t num_done() const { return num_done_; }
 
-  // Appends one line and its newline. Throws Error, with the file as it was before, if the disk is full.
+  // Appends one line and its newline. Throws Error, with the file as it was before, if the disk is
+  // full.
   void write(const std::string& line);
 
  private:

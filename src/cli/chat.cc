@@ -1,4 +1,5 @@
-// chat: turns of a conversation, from a terminal or a pipe. Ctrl-C stops the answer; the conversation goes on.
+// chat: turns of a conversation, from a terminal or a pipe. Ctrl-C stops the answer; the
+// conversation goes on.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -69,7 +70,8 @@ class Chat {
   int run() {
     Interrupt interrupt;
     const bool terminal = isatty(STDIN_FILENO);
-    if (terminal) fmt::print(stderr, "Enter sends. Ctrl-C stops an answer. /reset, /system TEXT, /exit.\n");
+    if (terminal)
+      fmt::print(stderr, "Enter sends. Ctrl-C stops an answer. /reset, /system TEXT, /exit.\n");
     bool leaving = false;  // Ctrl-C was pressed at the prompt, and nothing since
     std::string line;
     while (true) {
@@ -87,15 +89,20 @@ class Chat {
           leaving = true;
           Interrupt::clear();
           continue;
-        case TurnReader::Outcome::kLine: break;
+        case TurnReader::Outcome::kLine:
+          break;
       }
       leaving = false;
       if (!line.empty() && line.back() == '\r') line.pop_back();
       if (line == "/exit" || line == "/quit") return kExitOk;
-      if (line == "/reset") reset(system_);
-      else if (line.starts_with("/system")) reset(line.size() > 8 ? line.substr(8) : "");
-      else if (line.starts_with("/")) fmt::print(stderr, "There is /reset, /system TEXT and /exit.\n");
-      else if (line.find_first_not_of(" \t") != std::string::npos) answer(line);
+      if (line == "/reset")
+        reset(system_);
+      else if (line.starts_with("/system"))
+        reset(line.size() > 8 ? line.substr(8) : "");
+      else if (line.starts_with("/"))
+        fmt::print(stderr, "There is /reset, /system TEXT and /exit.\n");
+      else if (line.find_first_not_of(" \t") != std::string::npos)
+        answer(line);
       if (Interrupt::signal() && Interrupt::signal() != SIGINT) return 128 + Interrupt::signal();
       Interrupt::clear();
     }
@@ -115,7 +122,8 @@ class Chat {
       prompt.token_ids = llm_.encode(llm_.apply_chat_template(openai::dump(messages_)), false);
       check_fits(static_cast<int64_t>(prompt.token_ids.size()));
       stream(prompt);
-    } catch (const Error& e) {  // too long, or the template refuses: the conversation stands as it was before
+    } catch (const Error& e) {  // too long, or the template refuses: the conversation stands as it
+                                // was before
       messages_.erase(messages_.size() - 1);
       if (!isatty(STDIN_FILENO)) throw;
       fmt::print(stderr, "{}\n", e.what());
@@ -125,9 +133,10 @@ class Chat {
   void check_fits(int64_t tokens) const {
     const int64_t limit = llm_.memory_plan().max_model_len;
     if (tokens >= limit)
-      throw Error("the conversation", fmt::format("takes {} tokens and the context holds {}; /reset starts a new one, "
-                                                  "--max-model-len makes it longer",
-                                                  tokens, limit));
+      throw Error("the conversation",
+                  fmt::format("takes {} tokens and the context holds {}; /reset starts a new one, "
+                              "--max-model-len makes it longer",
+                              tokens, limit));
   }
 
   void stream(const Prompt& prompt) {
@@ -142,8 +151,10 @@ class Chat {
       if (event.request_finished) reason = event.finish_reason;
     });
     while (llm_.has_unfinished_requests()) {
-      if (Interrupt::signal()) llm_.cancel(id);
-      else llm_.step();
+      if (Interrupt::signal())
+        llm_.cancel(id);
+      else
+        llm_.step();
       answer += ready;
       if (!options_.json) write_stdout(ready);
       ready.clear();
@@ -162,9 +173,13 @@ class Chat {
     const double end = seconds_since_start();
     if (!options_.quiet)
       fmt::print(stderr, "({}{} + {} tokens, first after {:.2f} s{})\n",
-                 reason == FinishReason::kAbort ? "stopped; " : reason == FinishReason::kLength ? "cut at the limit; " : "",
+                 reason == FinishReason::kAbort    ? "stopped; "
+                 : reason == FinishReason::kLength ? "cut at the limit; "
+                                                   : "",
                  prompt.token_ids.size(), tokens, first - begin,
-                 tokens > 1 ? fmt::format(", {:.1f} tokens/s", static_cast<double>(tokens - 1) / (end - first)) : "");
+                 tokens > 1 ? fmt::format(", {:.1f} tokens/s",
+                                          static_cast<double>(tokens - 1) / (end - first))
+                            : "");
   }
 
   LLM& llm_;
@@ -179,7 +194,8 @@ int run_chat(const ChatOptions& options) {
   options.sampling.check();
   LLM llm = load_model(options.config, options.quiet);
   if (!llm.info().has_chat_template)
-    throw Error(options.config.model, "has no chat template, so it cannot chat; 'nano-vllm generate' continues text");
+    throw Error(options.config.model,
+                "has no chat template, so it cannot chat; 'nano-vllm generate' continues text");
   return Chat(llm, options).run();
 }
 
@@ -194,8 +210,10 @@ Action define_chat(Flags& flags) {
   add_sampling_flags(flags, &options->sampling, &options->config, -1);
   add_engine_flags(flags, &options->config);
   flags.note(
-      "Each line of stdin is a turn. /reset forgets the conversation, /system TEXT starts a new one with that system "
-      "message, /exit or the end of the input leaves. Ctrl-C stops an answer; at the prompt, twice leaves.");
+      "Each line of stdin is a turn. /reset forgets the conversation, /system TEXT starts a new "
+      "one with that system "
+      "message, /exit or the end of the input leaves. Ctrl-C stops an answer; at the prompt, twice "
+      "leaves.");
   return [options] { return run_chat(*options); };
 }
 

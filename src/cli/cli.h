@@ -1,7 +1,7 @@
 // The command line: what main and the commands (one file each) share.
 //
-// A command is a function that fills a Flags table and returns the action to run once the words are parsed; options live in
-// a struct that the action keeps alive:
+// A command is a function that fills a Flags table and returns the action to run once the words are
+// parsed; options live in a struct that the action keeps alive:
 //
 //   Action define_example(Flags& flags) {
 //     auto options = std::make_shared<ExampleOptions>();
@@ -9,9 +9,9 @@
 //     return [options] { return run_example(*options); };   // the exit code
 //   }
 //
-// Errors are thrown (nanovllm::Error, or InvalidArgument for exit code 2) and printed by main as one line. stdout carries
-// results only and is written through Stdout, which turns a full disk into an Error and a closed pipe into a quiet exit;
-// everything else goes to stderr.
+// Errors are thrown (nanovllm::Error, or InvalidArgument for exit code 2) and printed by main as
+// one line. stdout carries results only and is written through Stdout, which turns a full disk into
+// an Error and a closed pipe into a quiet exit; everything else goes to stderr.
 #pragma once
 
 #include <functional>
@@ -41,7 +41,8 @@ Action define_pull(Flags& flags);
 Action define_bench_throughput(Flags& flags);
 Action define_bench_latency(Flags& flags);
 
-constexpr int kExitOk = 0, kExitError = 1, kExitUsage = 2, kExitInterrupted = 130, kExitBrokenPipe = 141;
+constexpr int kExitOk = 0, kExitError = 1, kExitUsage = 2, kExitInterrupted = 130,
+              kExitBrokenPipe = 141;
 
 // Thrown when the reader of stdout has gone (`| head`): main leaves quietly with kExitBrokenPipe.
 struct BrokenPipe {};
@@ -54,8 +55,8 @@ std::string read_stdin(size_t max_bytes);
 // All of a file, or of stdin for "-".
 std::string read_text_file(const std::string& path, size_t max_bytes);
 
-// SIGINT and SIGTERM while an Interrupt lives: the first is only noted and the command stops in its own time, the next ends
-// the process at once. Outside of one they end it as usual. One at a time.
+// SIGINT and SIGTERM while an Interrupt lives: the first is only noted and the command stops in its
+// own time, the next ends the process at once. Outside of one they end it as usual. One at a time.
 class Interrupt {
  public:
   Interrupt();

@@ -50,7 +50,8 @@ std::string wrapped(const std::string& text, size_t indent, size_t column) {
 
 }  // namespace
 
-Flags::Flags(std::string command, std::string summary) : command_(std::move(command)), summary_(std::move(summary)) {}
+Flags::Flags(std::string command, std::string summary)
+    : command_(std::move(command)), summary_(std::move(summary)) {}
 
 void Flags::heading(std::string title) { headings_.push_back(std::move(title)); }
 void Flags::note(std::string text) { notes_.push_back(std::move(text)); }
@@ -68,12 +69,15 @@ void Flags::add(std::string names, Flag flag) {
 }
 
 void Flags::value(std::string names, std::string metavar, std::string help, Setter set) {
-  add(std::move(names), {.metavar = std::move(metavar), .help = std::move(help), .set = std::move(set)});
+  add(std::move(names),
+      {.metavar = std::move(metavar), .help = std::move(help), .set = std::move(set)});
 }
 
 void Flags::values(std::string names, std::string metavar, std::string help, Setter set) {
-  add(std::move(names),
-      {.metavar = std::move(metavar) + "...", .help = std::move(help), .set = std::move(set), .greedy = true});
+  add(std::move(names), {.metavar = std::move(metavar) + "...",
+                         .help = std::move(help),
+                         .set = std::move(set),
+                         .greedy = true});
 }
 
 void Flags::text(std::string names, std::string metavar, std::string help, std::string* target) {
@@ -81,7 +85,8 @@ void Flags::text(std::string names, std::string metavar, std::string help, std::
         [target](const std::string&, const std::string& v) { *target = v; });
 }
 
-void Flags::integer(std::string names, std::string help, int64_t* target, int64_t min, int64_t max) {
+void Flags::integer(std::string names, std::string help, int64_t* target, int64_t min,
+                    int64_t max) {
   value(std::move(names), "N", std::move(help), [=](const std::string& flag, const std::string& v) {
     *target = parse_integer(flag, v, min, max);
   });
@@ -93,9 +98,10 @@ void Flags::number(std::string names, std::string help, double* target) {
 }
 
 void Flags::toggle(std::string names, std::string help, std::function<void()> set) {
-  add(std::move(names), {.help = std::move(help),
-                         .set = [set = std::move(set)](const std::string&, const std::string&) { set(); },
-                         .takes_value = false});
+  add(std::move(names),
+      {.help = std::move(help),
+       .set = [set = std::move(set)](const std::string&, const std::string&) { set(); },
+       .takes_value = false});
 }
 
 void Flags::toggle(std::string names, std::string help, bool* target, bool value) {
@@ -128,16 +134,19 @@ Flags::Outcome Flags::parse(std::span<const std::string> words) {
       continue;
     }
     if (flags_end || word.size() < 2 || word[0] != '-') {
-      if (!positional_) throw InvalidArgument(word, "unexpected; '" + command_ + "' takes flags only, see --help");
+      if (!positional_)
+        throw InvalidArgument(word, "unexpected; '" + command_ + "' takes flags only, see --help");
       if (positional_seen)
-        throw InvalidArgument(word, "unexpected; '" + command_ + "' takes one " + positional_name_ + ", see --help");
+        throw InvalidArgument(
+            word, "unexpected; '" + command_ + "' takes one " + positional_name_ + ", see --help");
       positional_seen = true;
       positional_(positional_name_, word);
       continue;
     }
     const auto [name, equals] = flag_name(word);
     const Flag* flag = find(name);
-    if (!flag) throw InvalidArgument(name, "no such flag; '" + command_ + " --help' lists what there is");
+    if (!flag)
+      throw InvalidArgument(name, "no such flag; '" + command_ + " --help' lists what there is");
     if (!flag->takes_value) {
       if (equals != std::string::npos) throw InvalidArgument(flag->name(), "takes no value");
       flag->set(flag->name(), "");
@@ -148,7 +157,8 @@ Flags::Outcome Flags::parse(std::span<const std::string> words) {
         throw InvalidArgument(flag->name(), "needs a value: " + flag->name() + " " + flag->metavar);
       do {
         flag->set(flag->name(), words[++i]);
-      } while (flag->greedy && i + 1 < words.size() && (words[i + 1].size() < 2 || words[i + 1][0] != '-'));
+      } while (flag->greedy && i + 1 < words.size() &&
+               (words[i + 1].size() < 2 || words[i + 1][0] != '-'));
     }
   }
   return Outcome::kRun;
@@ -171,7 +181,8 @@ std::string Flags::help() const {
       if (first) out += "\n" + headings_[h] + ":\n";
       first = false;
       std::string left = "  ";
-      for (const std::string& name : flag.names) left += (name == flag.names.front() ? "" : ", ") + name;
+      for (const std::string& name : flag.names)
+        left += (name == flag.names.front() ? "" : ", ") + name;
       if (flag.takes_value) left += " " + flag.metavar;
       if (left.size() + 2 > kColumn) {
         out += left + "\n" + std::string(kColumn, ' ');
@@ -203,7 +214,9 @@ int64_t parse_integer(const std::string& flag, const std::string& text, int64_t 
 double parse_number(const std::string& flag, const std::string& text) {
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (!text.empty() && end == text.data() + text.size() && error == std::errc() && std::isfinite(value)) return value;
+  if (!text.empty() && end == text.data() + text.size() && error == std::errc() &&
+      std::isfinite(value))
+    return value;
   throw InvalidArgument(flag, "'" + text + "' is not allowed; give a number");
 }
 

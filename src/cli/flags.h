@@ -1,8 +1,10 @@
 // Flags: the command-line parser, a table of flags that one command fills and then parses.
 //
-// Every command shares two tables (engine flags and sampling parameters, shared_flags.h), so a flag has one spelling, one
-// range and one help text. `--flag value` and `--flag=value` both work, and `--kv_cache_dtype` is read as
-// `--kv-cache-dtype`. What the user got wrong is an InvalidArgument that names the flag, the value and what is allowed.
+// Every command shares two tables (engine flags and sampling parameters, shared_flags.h), so a flag
+// has one spelling, one range and one help text. `--flag value` and `--flag=value` both work, and
+// `--kv_cache_dtype` is read as
+// `--kv-cache-dtype`. What the user got wrong is an InvalidArgument that names the flag, the value
+// and what is allowed.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +37,8 @@ class Flags {
   void values(std::string names, std::string metavar, std::string help, Setter set);
   void text(std::string names, std::string metavar, std::string help, std::string* target);
   void integer(std::string names, std::string help, int64_t* target,
-               int64_t min = std::numeric_limits<int64_t>::min(), int64_t max = std::numeric_limits<int64_t>::max());
+               int64_t min = std::numeric_limits<int64_t>::min(),
+               int64_t max = std::numeric_limits<int64_t>::max());
   void number(std::string names, std::string help, double* target);
   void toggle(std::string names, std::string help, std::function<void()> set);
   void toggle(std::string names, std::string help, bool* target, bool value = true);

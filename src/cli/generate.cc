@@ -1,4 +1,5 @@
-// generate: answers one or several prompts together and streams the text to stdout in the order of the prompts.
+// generate: answers one or several prompts together and streams the text to stdout in the order of
+// the prompts.
 #include <fmt/format.h>
 #include <sys/stat.h>
 
@@ -23,8 +24,8 @@ struct GenerateOptions {
   bool raw = false, json = false, quiet = false;
 };
 
-// Text of several completions that grow at the same time, let out in order: the first unfinished one streams, those behind
-// it wait.
+// Text of several completions that grow at the same time, let out in order: the first unfinished
+// one streams, those behind it wait.
 class OrderedText {
  public:
   explicit OrderedText(size_t count) : slots_(count) {}
@@ -61,15 +62,19 @@ class OrderedText {
 bool names_a_model(const std::string& word) {
   struct stat info {};
   if (word.empty() || stat(word.c_str(), &info) != 0) return false;
-  return S_ISDIR(info.st_mode) ? stat((word + "/config.json").c_str(), &info) == 0 : word.ends_with(".gguf");
+  return S_ISDIR(info.st_mode) ? stat((word + "/config.json").c_str(), &info) == 0
+                               : word.ends_with(".gguf");
 }
 
 void check(const GenerateOptions& options) {
-  if (options.prompts.empty()) throw InvalidArgument("--prompt", "is missing; give -p TEXT, or -f FILE (- is stdin)");
+  if (options.prompts.empty())
+    throw InvalidArgument("--prompt", "is missing; give -p TEXT, or -f FILE (- is stdin)");
   // `generate -p TEXT model.gguf`: -p takes every word up to the next flag.
   if (!options.model_given && options.prompts.size() > 1 && names_a_model(options.prompts.back()))
-    throw InvalidArgument("--prompt", "'" + options.prompts.back() +
-                                          "' is a model but stands among the prompts; put it before -p or give --model");
+    throw InvalidArgument(
+        "--prompt",
+        "'" + options.prompts.back() +
+            "' is a model but stands among the prompts; put it before -p or give --model");
   options.sampling.check();
 }
 
@@ -105,21 +110,26 @@ void print_figures(const LLM& llm, const Progress& p, double queued_at, double f
   const double prefill = p.first_token_at - queued_at, decode = finished_at - p.first_token_at;
   fmt::print(stderr, "prompt: {} tokens{}", p.prompt_tokens,
              p.cached_tokens ? fmt::format(" ({} from the prefix cache)", p.cached_tokens) : "");
-  if (prefill > 0) fmt::print(stderr, ", {:.1f} tokens/s", static_cast<double>(p.prompt_tokens - p.cached_tokens) / prefill);
+  if (prefill > 0)
+    fmt::print(stderr, ", {:.1f} tokens/s",
+               static_cast<double>(p.prompt_tokens - p.cached_tokens) / prefill);
   fmt::print(stderr, "\nanswer: {} tokens", p.answer_tokens);
   if (p.answer_tokens > 1 && decode > 0)
     fmt::print(stderr, ", {:.1f} tokens/s", static_cast<double>(p.answer_tokens - 1) / decode);
-  fmt::print(stderr, "\nfirst token {:.2f} s after the start, all done after {:.2f} s\n", p.first_token_at, finished_at);
+  fmt::print(stderr, "\nfirst token {:.2f} s after the start, all done after {:.2f} s\n",
+             p.first_token_at, finished_at);
   const MemoryPlan& plan = llm.memory_plan();
-  fmt::print(stderr, "peak memory {} (weights {}, KV cache {}, activations {})\n", format_bytes(peak_memory_bytes()),
-             format_bytes(plan.weights_bytes), format_bytes(plan.kv_cache_bytes), format_bytes(plan.activation_bytes));
+  fmt::print(stderr, "peak memory {} (weights {}, KV cache {}, activations {})\n",
+             format_bytes(peak_memory_bytes()), format_bytes(plan.weights_bytes),
+             format_bytes(plan.kv_cache_bytes), format_bytes(plan.activation_bytes));
 }
 
 // The chat template, if the model has one and the user did not say --raw.
 Prompt make_prompt(const LLM& llm, const GenerateOptions& options, const std::string& text) {
   if (options.raw || !llm.info().has_chat_template) return {.text = text};
   Json messages = Json::array();
-  if (!options.system.empty()) messages.push_back({{"role", "system"}, {"content", options.system}});
+  if (!options.system.empty())
+    messages.push_back({{"role", "system"}, {"content", options.system}});
   messages.push_back({{"role", "user"}, {"content", text}});
   return {.text = llm.apply_chat_template(openai::dump(messages)), .add_special_tokens = false};
 }
@@ -145,7 +155,9 @@ int run_generate(GenerateOptions& options) {
       const size_t slot = i * n + static_cast<size_t>(event.index);
       if (!options.json) {
         printer.add(slot, event.text);
-        if (event.finish_reason != FinishReason::kNone && event.finish_reason != FinishReason::kAbort) printer.finish(slot);
+        if (event.finish_reason != FinishReason::kNone &&
+            event.finish_reason != FinishReason::kAbort)
+          printer.finish(slot);
       }
       if (!event.request_finished) return;
       progress.prompt_tokens += static_cast<int64_t>(event.output->prompt_token_ids.size());
@@ -178,13 +190,16 @@ Action define_generate(Flags& flags) {
   auto options = std::make_shared<GenerateOptions>();
   GenerateOptions* o = options.get();
   add_model_flags(flags, &o->config, &o->model_given);
-  flags.values("-p,--prompt", "TEXT", "what to answer; several are answered together, printed in order",
+  flags.values("-p,--prompt", "TEXT",
+               "what to answer; several are answered together, printed in order",
                [o](const std::string&, const std::string& value) { o->prompts.push_back(value); });
-  flags.value("-f,--file", "FILE", "a prompt from a file; - is stdin", [o](const std::string&, const std::string& value) {
-    o->prompts.push_back(read_text_file(value, size_t{64} << 20));
-  });
+  flags.value("-f,--file", "FILE", "a prompt from a file; - is stdin",
+              [o](const std::string&, const std::string& value) {
+                o->prompts.push_back(read_text_file(value, size_t{64} << 20));
+              });
   flags.text("--system", "TEXT", "a system message before the prompt", &o->system);
-  flags.toggle("--no-chat-template,--raw", "continue the text as it stands instead of answering it as a chat", &o->raw);
+  flags.toggle("--no-chat-template,--raw",
+               "continue the text as it stands instead of answering it as a chat", &o->raw);
   flags.toggle("--json", "one JSON object a completion on stdout instead of text", &o->json);
   flags.toggle("-q,--quiet", "no figures on stderr", &o->quiet);
   SamplingParams* p = &o->sampling.params;
@@ -195,11 +210,14 @@ Action define_generate(Flags& flags) {
       *target = parse_integer(flag, value, 0);
     });
   };
-  optional_integer("--logprobs", "with --json: logprobs of the tokens and the N likeliest others", &p->logprobs);
-  optional_integer("--prompt-logprobs", "with --json: the same for the prompt", &p->prompt_logprobs);
+  optional_integer("--logprobs", "with --json: logprobs of the tokens and the N likeliest others",
+                   &p->logprobs);
+  optional_integer("--prompt-logprobs", "with --json: the same for the prompt",
+                   &p->prompt_logprobs);
   add_engine_flags(flags, &o->config);
   flags.note(
-      "A prompt is put through the model's chat template if it has one. -p takes every word up to the next flag, so MODEL "
+      "A prompt is put through the model's chat template if it has one. -p takes every word up to "
+      "the next flag, so MODEL "
       "stands before it. Ctrl-C stops and keeps what was printed.");
   return [options] { return run_generate(*options); };
 }

@@ -1,4 +1,6 @@
 // inspect: what a model is, its tensors, and the memory it will take, without loading the weights.
+#include "nanovllm/inspect.h"
+
 #include <fmt/format.h>
 
 #include <map>
@@ -7,7 +9,6 @@
 #include "cli/cli.h"
 #include "cli/load.h"
 #include "cli/shared_flags.h"
-#include "nanovllm/inspect.h"
 #include "server/openai_json.h"
 
 namespace nanovllm::cli {
@@ -27,7 +28,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 std::string json_report(const ModelInspection& m) {
   Json tensors = Json::array();
   for (const TensorInfo& t : m.tensors)
-    tensors.push_back({{"name", t.name}, {"dtype", t.dtype}, {"shape", t.shape}, {"bytes", t.bytes}});
+    tensors.push_back(
+        {{"name", t.name}, {"dtype", t.dtype}, {"shape", t.shape}, {"bytes", t.bytes}});
   const ModelInfo& i = m.info;
   const MemoryPlan& p = m.plan;
   const Json report = {{"name", i.name},
@@ -71,28 +73,36 @@ std::string text_report(const ModelInspection& m) {
     width = std::max(width, t.name.size());
   }
   std::string out;
-  auto line = [&out](const char* label, const std::string& text) { out += fmt::format("{:<16}{}\n", label, text); };
+  auto line = [&out](const char* label, const std::string& text) {
+    out += fmt::format("{:<16}{}\n", label, text);
+  };
   line("model", i.name);
   line("architecture", i.architecture);
   line("parameters", fmt::format("{:.1f} M", static_cast<double>(i.num_parameters) / 1e6));
   line("layers", fmt::format("{} of hidden size {}", i.num_layers, i.hidden_size));
-  line("attention", fmt::format("{} heads, {} key/value heads, head size {}", i.num_heads, i.num_kv_heads, i.head_dim));
-  line("context", fmt::format("{} tokens (the model's own limit {})", p.max_model_len, i.max_position_embeddings));
+  line("attention", fmt::format("{} heads, {} key/value heads, head size {}", i.num_heads,
+                                i.num_kv_heads, i.head_dim));
+  line("context", fmt::format("{} tokens (the model's own limit {})", p.max_model_len,
+                              i.max_position_embeddings));
   line("vocabulary", fmt::format("{} tokens", i.vocab_size));
   line("tokenizer", i.has_tokenizer ? m.tokenizer : "none: runs on token ids");
   line("chat template", i.has_chat_template ? "yes" : "no");
-  line("end of text", i.eos_token_ids.empty() ? "none" : fmt::format("{}", fmt::join(i.eos_token_ids, ", ")));
+  line("end of text",
+       i.eos_token_ids.empty() ? "none" : fmt::format("{}", fmt::join(i.eos_token_ids, ", ")));
   line("file", format_bytes(m.file_bytes));
   for (const auto& [type, sum] : by_type)
     line("", fmt::format("{:<6} {} in {} tensors", type, format_bytes(sum.second), sum.first));
-  line("memory", fmt::format("{} in all", format_bytes(p.weights_bytes + p.kv_cache_bytes + p.activation_bytes)));
+  line("memory", fmt::format("{} in all", format_bytes(p.weights_bytes + p.kv_cache_bytes +
+                                                       p.activation_bytes)));
   line("  weights", format_bytes(p.weights_bytes));
-  line("  KV cache", fmt::format("{}: {} blocks of {} tokens, {} a token, {}", format_bytes(p.kv_cache_bytes),
-                                 p.num_kv_blocks, p.block_size, format_bytes(p.kv_bytes_per_token), i.kv_cache_dtype));
+  line("  KV cache", fmt::format("{}: {} blocks of {} tokens, {} a token, {}",
+                                 format_bytes(p.kv_cache_bytes), p.num_kv_blocks, p.block_size,
+                                 format_bytes(p.kv_bytes_per_token), i.kv_cache_dtype));
   line("  activations", format_bytes(p.activation_bytes));
   out += "\n";
   for (const TensorInfo& t : m.tensors)
-    out += fmt::format("{:<{}}  {:<5} {:>10}  {}\n", t.name, width, t.dtype, format_bytes(t.bytes), shape_text(t.shape));
+    out += fmt::format("{:<{}}  {:<5} {:>10}  {}\n", t.name, width, t.dtype, format_bytes(t.bytes),
+                       shape_text(t.shape));
   return out;
 }
 

@@ -47,7 +47,9 @@ void write_stdout(std::string_view text) {
   }
 }
 
-std::string read_stdin(size_t max_bytes) { return read_all(STDIN_FILENO, "standard input", max_bytes); }
+std::string read_stdin(size_t max_bytes) {
+  return read_all(STDIN_FILENO, "standard input", max_bytes);
+}
 
 std::string read_text_file(const std::string& path, size_t max_bytes) {
   if (path == "-") return read_stdin(max_bytes);
@@ -63,7 +65,8 @@ std::string read_text_file(const std::string& path, size_t max_bytes) {
 Interrupt::Interrupt() {
   interrupt_signal = 0;
   struct sigaction action {};
-  action.sa_handler = on_signal;  // no SA_RESTART: a blocked read returns, so that a prompt can be left
+  action.sa_handler =
+      on_signal;  // no SA_RESTART: a blocked read returns, so that a prompt can be left
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, &old_int);
   sigaction(SIGTERM, &action, &old_term);

@@ -29,7 +29,8 @@ std::string locate_model(const std::string& name) {
   ProgressLine line;
   const std::string path = resolve_model(name, [&](const TransferProgress& p) {
     if (line.due())
-      line.show(p.activity + "  " + (p.total > 0 ? progress_bar(p.done, p.total) : format_bytes(p.done)) +
+      line.show(p.activity + "  " +
+                (p.total > 0 ? progress_bar(p.done, p.total) : format_bytes(p.done)) +
                 (p.total > 0 ? " of " + format_bytes(p.total) : ""));
     return true;  // Ctrl-C ends the process; what was fetched is resumed next time
   });
@@ -47,14 +48,15 @@ std::string format_bytes(int64_t bytes) {
 
 std::string describe(const ModelInfo& info) {
   const double millions = static_cast<double>(info.num_parameters) / 1e6;
-  return fmt::format("{}: {}, {:.1f} M parameters, weights {}, KV cache {}, {}", info.name, info.architecture, millions,
-                     info.weight_dtype, info.kv_cache_dtype, info.isa);
+  return fmt::format("{}: {}, {:.1f} M parameters, weights {}, KV cache {}, {}", info.name,
+                     info.architecture, millions, info.weight_dtype, info.kv_cache_dtype, info.isa);
 }
 
 std::string describe(const MemoryPlan& plan) {
   return fmt::format("weights {}, KV cache {} ({} blocks of {} tokens, context {}), activations {}",
-                     format_bytes(plan.weights_bytes), format_bytes(plan.kv_cache_bytes), plan.num_kv_blocks,
-                     plan.block_size, plan.max_model_len, format_bytes(plan.activation_bytes));
+                     format_bytes(plan.weights_bytes), format_bytes(plan.kv_cache_bytes),
+                     plan.num_kv_blocks, plan.block_size, plan.max_model_len,
+                     format_bytes(plan.activation_bytes));
 }
 
 int64_t peak_memory_bytes() {

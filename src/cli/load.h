@@ -8,7 +8,8 @@
 
 namespace nanovllm::cli {
 
-// Checks the flags, resolves the model's name, loads it, and unless quiet says on stderr what it is and what memory it takes.
+// Checks the flags, resolves the model's name, loads it, and unless quiet says on stderr what it is
+// and what memory it takes.
 LLM load_model(EngineConfig config, bool quiet);
 
 // The path of a model; fetches a short name that is not on this machine yet, with a progress bar.
@@ -16,7 +17,8 @@ std::string locate_model(const std::string& name);
 
 std::string format_bytes(int64_t bytes);       // "98.3 MiB"
 std::string describe(const ModelInfo& info);   // "name: llama, 134.5 M parameters in Q4_1, ..."
-std::string describe(const MemoryPlan& plan);  // "weights 92.1 MiB, KV cache 45.0 MiB (2048 tokens), activations 8.1 MiB"
+std::string describe(const MemoryPlan& plan);  // "weights 92.1 MiB, KV cache 45.0 MiB (2048
+                                               // tokens), activations 8.1 MiB"
 
 int64_t peak_memory_bytes();   // of this process so far
 double seconds_since_start();  // of this process

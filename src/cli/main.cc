@@ -1,4 +1,5 @@
-// nano-vllm COMMAND: finds the command, parses its flags, runs it, and turns errors into one line and an exit code.
+// nano-vllm COMMAND: finds the command, parses its flags, runs it, and turns errors into one line
+// and an exit code.
 #include <unistd.h>
 
 #include <csignal>
@@ -19,25 +20,30 @@ constexpr Command kCommands[] = {
     {"run-batch", "run a file of OpenAI requests, JSON lines in and out", define_run_batch},
     {"bench throughput", "tokens per second of many requests at once", define_bench_throughput},
     {"bench latency", "seconds for one batch of equal requests", define_bench_latency},
-    {"inspect", "what a model is and how much memory it will take, without loading it", define_inspect},
+    {"inspect", "what a model is and how much memory it will take, without loading it",
+     define_inspect},
     {"tokenize", "text to token ids and back", define_tokenize},
     {"template", "render a Jinja chat template", define_template},
     {"pull", "fetch a model, by its short name or from a hub", define_pull},
 };
 
 std::string overview() {
-  std::string out = "Usage: nano-vllm COMMAND [OPTIONS]\n\nRuns large language models on this machine.\n\nCommands:\n";
+  std::string out =
+      "Usage: nano-vllm COMMAND [OPTIONS]\n\nRuns large language models on this "
+      "machine.\n\nCommands:\n";
   for (const Command& command : kCommands) {
     std::string name = std::string("  ") + command.name;
     name.resize(22, ' ');
     out += name + command.summary + "\n";
   }
-  return out + "\n'nano-vllm COMMAND --help' lists a command's options. --version prints the version.\n";
+  return out +
+         "\n'nano-vllm COMMAND --help' lists a command's options. --version prints the version.\n";
 }
 
 std::string command_names() {
   std::string out;
-  for (const Command& command : kCommands) out += std::string(out.empty() ? "" : ", ") + command.name;
+  for (const Command& command : kCommands)
+    out += std::string(out.empty() ? "" : ", ") + command.name;
   return out;
 }
 
@@ -55,22 +61,27 @@ int run(const std::vector<std::string>& args) {
     fputs(overview().c_str(), stderr);
     return kExitUsage;
   }
-  if (args[0] == "--help" || args[0] == "-h" || args[0] == "help") return write_stdout(overview()), kExitOk;
+  if (args[0] == "--help" || args[0] == "-h" || args[0] == "help")
+    return write_stdout(overview()), kExitOk;
   if (args[0] == "--version") return write_stdout("nano-vllm " NANO_VLLM_VERSION "\n"), kExitOk;
   size_t words = 0;
   const Command* command = find_command(args, &words);
   if (!command) {
     const bool bench = args[0] == "bench";
-    if (bench && args.size() > 1 && (args[1] == "--help" || args[1] == "-h")) return write_stdout(overview()), kExitOk;
+    if (bench && args.size() > 1 && (args[1] == "--help" || args[1] == "-h"))
+      return write_stdout(overview()), kExitOk;
     throw InvalidArgument(bench && args.size() > 1 ? "bench " + args[1] : args[0],
                           "no such command; there are " + command_names());
   }
   Flags flags(std::string("nano-vllm ") + command->name, std::string(command->summary) + ".");
   const Action action = command->define(flags);
   switch (flags.parse(std::span(args).subspan(words))) {
-    case Flags::Outcome::kHelp: return write_stdout(flags.help()), kExitOk;
-    case Flags::Outcome::kVersion: return write_stdout("nano-vllm " NANO_VLLM_VERSION "\n"), kExitOk;
-    case Flags::Outcome::kRun: break;
+    case Flags::Outcome::kHelp:
+      return write_stdout(flags.help()), kExitOk;
+    case Flags::Outcome::kVersion:
+      return write_stdout("nano-vllm " NANO_VLLM_VERSION "\n"), kExitOk;
+    case Flags::Outcome::kRun:
+      break;
   }
   return action();
 }
@@ -104,6 +115,7 @@ int guarded(const std::vector<std::string>& args) {
 }  // namespace nanovllm::cli
 
 int main(int argc, char** argv) {
-  signal(SIGPIPE, SIG_IGN);  // a closed pipe is a failed write, which write_stdout and libcurl handle
+  signal(SIGPIPE,
+         SIG_IGN);  // a closed pipe is a failed write, which write_stdout and libcurl handle
   return nanovllm::cli::guarded(std::vector<std::string>(argv + 1, argv + argc));
 }

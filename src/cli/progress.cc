@@ -11,7 +11,8 @@ namespace {
 constexpr auto kRedraw = std::chrono::milliseconds(100), kReprint = std::chrono::milliseconds(5000);
 }
 
-ProgressLine::ProgressLine() : terminal_(isatty(STDERR_FILENO)), next_(Clock::now() + (terminal_ ? kRedraw : kReprint)) {}
+ProgressLine::ProgressLine()
+    : terminal_(isatty(STDERR_FILENO)), next_(Clock::now() + (terminal_ ? kRedraw : kReprint)) {}
 
 bool ProgressLine::due() const { return Clock::now() >= next_; }
 
@@ -33,9 +34,11 @@ void ProgressLine::clear() {
 
 std::string progress_bar(int64_t done, int64_t total) {
   constexpr int kWidth = 20;
-  const double share = total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0) : 0;
+  const double share =
+      total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0) : 0;
   const int full = static_cast<int>(share * kWidth);
-  return fmt::format("[{}{}] {:3.0f}%", std::string(full, '#'), std::string(kWidth - full, '-'), share * 100);
+  return fmt::format("[{}{}] {:3.0f}%", std::string(full, '#'), std::string(kWidth - full, '-'),
+                     share * 100);
 }
 
 std::string format_seconds(double seconds) {

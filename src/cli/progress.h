@@ -1,4 +1,5 @@
-// ProgressLine: one line on stderr that is redrawn on a terminal, and printed anew every few seconds elsewhere.
+// ProgressLine: one line on stderr that is redrawn on a terminal, and printed anew every few
+// seconds elsewhere.
 #pragma once
 
 #include <chrono>
@@ -12,7 +13,7 @@ class ProgressLine {
   ProgressLine();
   bool due() const;                    // is it time for the next show()?
   void show(const std::string& text);  // due or not
-  void clear();                        // takes the line off a terminal, so that something else can be printed
+  void clear();  // takes the line off a terminal, so that something else can be printed
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -1,5 +1,6 @@
-// run-batch: a file of OpenAI requests in, a file of responses out, as `vllm run-batch`. Requests are read as they are
-// needed, answered together, and written as they finish; what a run has written is not done again by the next.
+// run-batch: a file of OpenAI requests in, a file of responses out, as `vllm run-batch`. Requests
+// are read as they are needed, answered together, and written as they finish; what a run has
+// written is not done again by the next.
 #include <fmt/format.h>
 
 #include <memory>
@@ -34,7 +35,8 @@ class Batch {
   Batch(const BatchOptions& options, LineReader& input, ResultFile& output)
       : options_(options), input_(input), output_(output) {}
 
-  // Counts the lines of a regular file, and finds a result that no longer fits its line before anything is run.
+  // Counts the lines of a regular file, and finds a result that no longer fits its line before
+  // anything is run.
   void survey() {
     LineReader reader(options_.input, openai::kMaxBodyBytes);
     InputLine line;
@@ -80,7 +82,8 @@ class Batch {
   // Throws InvalidArgument. request->custom_id is set as soon as it is known.
   static void parse_line(const InputLine& line, BatchRequest* request) {
     if (line.too_long)
-      throw InvalidArgument("body", fmt::format("the line is longer than {} bytes", openai::kMaxBodyBytes));
+      throw InvalidArgument("body",
+                            fmt::format("the line is longer than {} bytes", openai::kMaxBodyBytes));
     Json json = openai::parse_body(line.text);
     const openai::Fields fields(json, "line");
     const auto custom_id = fields.string("custom_id");
@@ -89,10 +92,12 @@ class Batch {
     if (const auto method = fields.string("method").value_or("POST"); method != "POST")
       throw InvalidArgument("method", "is " + openai::dump(Json(method)) + "; must be \"POST\"");
     const auto url = fields.string("url");
-    if (url == "/v1/chat/completions") request->endpoint = openai::Endpoint::kChatCompletions;
+    if (url == "/v1/chat/completions")
+      request->endpoint = openai::Endpoint::kChatCompletions;
     else if (url != "/v1/completions")
-      throw InvalidArgument("url", (url ? "is " + openai::dump(Json(*url)) : std::string("is missing")) +
-                                       "; must be /v1/completions or /v1/chat/completions");
+      throw InvalidArgument("url",
+                            (url ? "is " + openai::dump(Json(*url)) : std::string("is missing")) +
+                                "; must be /v1/completions or /v1/chat/completions");
     const Json* body = fields.object("body");
     if (!body) throw InvalidArgument("body", "is missing");
     request->body = *body;
@@ -103,13 +108,16 @@ class Batch {
     BatchRequest request;
     try {
       parse_line(line, &request);
-      openai::ApiRequest api = parse_request(request.endpoint, request.body, llm.generation_defaults(), llm.info().vocab_size);
+      openai::ApiRequest api = parse_request(request.endpoint, request.body,
+                                             llm.generation_defaults(), llm.info().vocab_size);
       if (api.stream) throw InvalidArgument("stream", "is not available in a batch file");
-      const size_t sequences = std::max<size_t>(1, api.prompts.size()) * static_cast<size_t>(api.params.n);
-      submit(llm, std::move(api), options_.config.model, [this, id, sequences, custom_id = request.custom_id](const Json& body) {
-        in_flight_ -= sequences;
-        finish(id, custom_id, 200, body, nullptr);
-      });
+      const size_t sequences =
+          std::max<size_t>(1, api.prompts.size()) * static_cast<size_t>(api.params.n);
+      submit(llm, std::move(api), options_.config.model,
+             [this, id, sequences, custom_id = request.custom_id](const Json& body) {
+               in_flight_ -= sequences;
+               finish(id, custom_id, 200, body, nullptr);
+             });
       in_flight_ += sequences;
     } catch (const Error& e) {
       const Json body = openai::error_body(e, 400);
@@ -117,11 +125,14 @@ class Batch {
     }
   }
 
-  void finish(const std::string& id, const Json& custom_id, int status, const Json& body, const Json& error) {
-    const Json line = {{"id", id},
-                       {"custom_id", custom_id},
-                       {"response", {{"status_code", status}, {"request_id", openai::random_id("batch")}, {"body", body}}},
-                       {"error", error}};
+  void finish(const std::string& id, const Json& custom_id, int status, const Json& body,
+              const Json& error) {
+    const Json line = {
+        {"id", id},
+        {"custom_id", custom_id},
+        {"response",
+         {{"status_code", status}, {"request_id", openai::random_id("batch")}, {"body", body}}},
+        {"error", error}};
     if (status != 200) ++failed_;
     ready_.push_back(openai::dump(line));
   }
@@ -140,12 +151,15 @@ class Batch {
     const int64_t done = output_.num_done() + written_;
     const EngineStats stats = llm.stats();
     const double elapsed = seconds();
-    std::string text = total_ >= 0 ? fmt::format("{} {} of {} requests", progress_bar(done, total_), done, total_)
-                                   : fmt::format("{} requests", done);
-    text += fmt::format(", tokens/s {:.1f} in, {:.1f} out", static_cast<double>(stats.prompt_tokens_computed) / elapsed,
+    std::string text =
+        total_ >= 0 ? fmt::format("{} {} of {} requests", progress_bar(done, total_), done, total_)
+                    : fmt::format("{} requests", done);
+    text += fmt::format(", tokens/s {:.1f} in, {:.1f} out",
+                        static_cast<double>(stats.prompt_tokens_computed) / elapsed,
                         static_cast<double>(stats.tokens_generated) / elapsed);
     if (total_ >= 0 && written_ > 0)
-      text += ", ETA " + format_seconds(elapsed / static_cast<double>(written_) * static_cast<double>(total_ - done));
+      text += ", ETA " + format_seconds(elapsed / static_cast<double>(written_) *
+                                        static_cast<double>(total_ - done));
     progress_.show(text);
   }
 
@@ -160,14 +174,18 @@ class Batch {
 };
 
 int run_batch(const BatchOptions& options) {
-  if (options.input.empty()) throw InvalidArgument("--input-file", "is missing; give -i FILE (- is stdin)");
-  if (options.output.empty()) throw InvalidArgument("--output-file", "is missing; give -o FILE (- is stdout)");
+  if (options.input.empty())
+    throw InvalidArgument("--input-file", "is missing; give -i FILE (- is stdin)");
+  if (options.output.empty())
+    throw InvalidArgument("--output-file", "is missing; give -o FILE (- is stdout)");
   options.config.validate();
   LineReader input(options.input, openai::kMaxBodyBytes);
-  if (input.is_same_file(options.output)) throw InvalidArgument("--output-file", "is the input file");
+  if (input.is_same_file(options.output))
+    throw InvalidArgument("--output-file", "is the input file");
   ResultFile output(options.output, options.overwrite);
   if (output.num_done() > 0 && !options.quiet)
-    fmt::print(stderr, "{}: {} results are there already and are kept\n", options.output, output.num_done());
+    fmt::print(stderr, "{}: {} results are there already and are kept\n", options.output,
+               output.num_done());
 
   Batch batch(options, input, output);
   if (input.is_regular_file()) batch.survey();
@@ -182,15 +200,19 @@ int run_batch(const BatchOptions& options) {
   const EngineStats stats = llm.stats();
   const int64_t done = output.num_done() + batch.written();
   if (const int signal = Interrupt::signal()) {
-    fmt::print(stderr, "interrupted: {}{} results are written; the same command goes on from there\n", done,
+    fmt::print(stderr,
+               "interrupted: {}{} results are written; the same command goes on from there\n", done,
                batch.total() >= 0 ? fmt::format(" of {}", batch.total()) : "");
     return 128 + signal;
   }
   if (!options.quiet)
-    fmt::print(stderr, "{} requests in {}, {} of them refused; {} prompt tokens ({} from the prefix cache), {} tokens out, "
-                       "{:.1f} tokens/s; {} preemptions; peak memory {}\n",
+    fmt::print(stderr,
+               "{} requests in {}, {} of them refused; {} prompt tokens ({} from the prefix "
+               "cache), {} tokens out, "
+               "{:.1f} tokens/s; {} preemptions; peak memory {}\n",
                batch.written(), format_seconds(batch.seconds()), batch.failed(),
-               stats.prompt_tokens_computed + stats.prompt_tokens_cached, stats.prompt_tokens_cached, stats.tokens_generated,
+               stats.prompt_tokens_computed + stats.prompt_tokens_cached,
+               stats.prompt_tokens_cached, stats.tokens_generated,
                static_cast<double>(stats.tokens_generated) / std::max(1e-9, batch.seconds()),
                stats.preemptions, format_bytes(peak_memory_bytes()));
   return kExitOk;
@@ -201,16 +223,25 @@ int run_batch(const BatchOptions& options) {
 Action define_run_batch(Flags& flags) {
   auto o = std::make_shared<BatchOptions>();
   add_model_flags(flags, &o->config);
-  flags.text("-i,--input-file", "FILE", "requests, one JSON object a line: custom_id, method, url, body; - is stdin", &o->input);
-  flags.text("-o,--output-file", "FILE", "responses, one JSON object a line, in the order they finish; - is stdout", &o->output);
+  flags.text("-i,--input-file", "FILE",
+             "requests, one JSON object a line: custom_id, method, url, body; - is stdin",
+             &o->input);
+  flags.text("-o,--output-file", "FILE",
+             "responses, one JSON object a line, in the order they finish; - is stdout",
+             &o->output);
   flags.toggle("--overwrite", "start again, even if the output file holds results", &o->overwrite);
   flags.toggle("-q,--quiet", "no progress and no figures on stderr", &o->quiet);
   add_engine_seed(flags, &o->config);
   add_engine_flags(flags, &o->config);
-  flags.note("urls: /v1/completions and /v1/chat/completions. A line that cannot be answered gives a result with an error, "
-             "and the run goes on. Lines are matched to results by custom_id; one that occurs twice is answered twice.");
-  flags.note("An interrupted run is resumed by the same command: whole results in the output file are kept (a partial last "
-             "line is cut off) and only the other lines are run. --overwrite starts again.");
+  flags.note(
+      "urls: /v1/completions and /v1/chat/completions. A line that cannot be answered gives a "
+      "result with an error, "
+      "and the run goes on. Lines are matched to results by custom_id; one that occurs twice is "
+      "answered twice.");
+  flags.note(
+      "An interrupted run is resumed by the same command: whole results in the output file are "
+      "kept (a partial last "
+      "line is cut off) and only the other lines are run. --overwrite starts again.");
   return [o] { return run_batch(*o); };
 }
 

@@ -9,9 +9,12 @@ namespace nanovllm::cli {
 
 Action define_template(Flags& flags) {
   auto file = std::make_shared<std::string>();
-  flags.positional("FILE", "the template", [file](const std::string&, const std::string& value) { *file = value; });
-  flags.note("The context is a JSON object on stdin: {\"messages\": [...], \"add_generation_prompt\": true, ...}. The text "
-             "is written as it is, without a newline at the end.");
+  flags.positional("FILE", "the template",
+                   [file](const std::string&, const std::string& value) { *file = value; });
+  flags.note(
+      "The context is a JSON object on stdin: {\"messages\": [...], \"add_generation_prompt\": "
+      "true, ...}. The text "
+      "is written as it is, without a newline at the end.");
   return [file] {
     if (file->empty()) throw InvalidArgument("FILE", "is missing; give the template's file");
     if (*file == "-") throw InvalidArgument("FILE", "'-' is not allowed: stdin holds the context");
@@ -22,7 +25,9 @@ Action define_template(Flags& flags) {
     } catch (const InvalidArgument& e) {
       throw Error("standard input", e.reason());
     }
-    if (!context.is_object()) throw Error("standard input", std::string("is ") + openai::type_name(context) + "; must be an object");
+    if (!context.is_object())
+      throw Error("standard input",
+                  std::string("is ") + openai::type_name(context) + "; must be an object");
     write_stdout(chat_template.render(context));
     return kExitOk;
   };

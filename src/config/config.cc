@@ -11,11 +11,12 @@ namespace {
 
 void check_range(const char* flag, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high)
-    throw InvalidArgument(flag, "is " + std::to_string(value) + ", allowed is " + std::to_string(low) + " to " +
-                                    std::to_string(high));
+    throw InvalidArgument(flag, "is " + std::to_string(value) + ", allowed is " +
+                                    std::to_string(low) + " to " + std::to_string(high));
 }
 
-void check_choice(const char* flag, const std::string& value, std::initializer_list<const char*> choices) {
+void check_choice(const char* flag, const std::string& value,
+                  std::initializer_list<const char*> choices) {
   std::string allowed;
   for (const char* choice : choices) {
     if (value == choice) return;
@@ -40,13 +41,15 @@ void EngineConfig::validate() const {
   check_choice("--quantization", quantization, {"none", "int8", "int4"});
   check_choice("--device", device, {"auto", "cpu", "cuda"});
   if (!(gpu_memory_utilization > 0 && gpu_memory_utilization <= 1))
-    throw InvalidArgument("--gpu-memory-utilization",
-                          "is " + std::to_string(gpu_memory_utilization) + ", allowed is above 0 to 1");
+    throw InvalidArgument(
+        "--gpu-memory-utilization",
+        "is " + std::to_string(gpu_memory_utilization) + ", allowed is above 0 to 1");
 }
 
 int64_t parse_memory_bytes(const std::string& flag, const std::string& text) {
   auto fail = [&]() -> int64_t {
-    throw InvalidArgument(flag, "is '" + text + "', allowed are bytes such as 1073741824, 512MiB, 2GiB or 1.5GB");
+    throw InvalidArgument(
+        flag, "is '" + text + "', allowed are bytes such as 1073741824, 512MiB, 2GiB or 1.5GB");
   };
   if (text.empty() || !(text[0] >= '0' && text[0] <= '9')) fail();
   char* end = nullptr;
@@ -54,8 +57,9 @@ int64_t parse_memory_bytes(const std::string& flag, const std::string& text) {
   const std::string unit(end);
   double scale = 0;
   const std::pair<const char*, double> units[] = {
-      {"", 1},        {"B", 1},      {"kB", 1e3},    {"KB", 1e3},    {"MB", 1e6},    {"GB", 1e9},   {"TB", 1e12},
-      {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}, {"K", 0x1p10}, {"M", 0x1p20}, {"G", 0x1p30}};
+      {"", 1},         {"B", 1},      {"kB", 1e3},     {"KB", 1e3},     {"MB", 1e6},
+      {"GB", 1e9},     {"TB", 1e12},  {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30},
+      {"TiB", 0x1p40}, {"K", 0x1p10}, {"M", 0x1p20},   {"G", 0x1p30}};
   for (const auto& [name, factor] : units)
     if (unit == name) scale = factor;
   const double bytes = number * scale;

@@ -31,7 +31,8 @@ std::span<const int32_t> BlockManager::tokens_of(const Sequence& seq, int64_t bl
 }
 
 int32_t BlockManager::find(uint64_t hash, uint64_t parent, std::span<const int32_t> tokens) const {
-  for (int32_t id = buckets_[hash & (buckets_.size() - 1)]; id != -1; id = blocks_[id].bucket_next) {
+  for (int32_t id = buckets_[hash & (buckets_.size() - 1)]; id != -1;
+       id = blocks_[id].bucket_next) {
     const Block& b = blocks_[id];
     if (b.hash == hash && b.parent_hash == parent &&
         std::equal(tokens.begin(), tokens.end(), &block_tokens_[id * block_size_]))
@@ -42,16 +43,19 @@ int32_t BlockManager::find(uint64_t hash, uint64_t parent, std::span<const int32
 
 template <class Visit>
 void BlockManager::match_prefix(const Sequence& seq, const Sequence* sibling, Visit visit) const {
-  // A request that wants its prompt scored needs the logits of every position, so it computes them all.
+  // A request that wants its prompt scored needs the logits of every position, so it computes them
+  // all.
   if (seq.request->wants_prompt_logprobs(seq)) return;
   if (!enable_prefix_caching_) {
     if (!sibling) return;
-    const int64_t shared = std::min(sibling->num_computed_tokens, seq.num_prompt_tokens - 1) / block_size_;
+    const int64_t shared =
+        std::min(sibling->num_computed_tokens, seq.num_prompt_tokens - 1) / block_size_;
     for (int64_t b = 0; b < shared; ++b) visit(sibling->block_table[b], 0);
     return;
   }
   uint64_t parent = root_hash(seq);
-  for (int64_t b = 0; (b + 1) * block_size_ < seq.num_tokens(); ++b) {  // < : one token is left to compute
+  for (int64_t b = 0; (b + 1) * block_size_ < seq.num_tokens();
+       ++b) {  // < : one token is left to compute
     const auto tokens = tokens_of(seq, b);
     const uint64_t hash = chain_hash(parent, tokens);
     const int32_t id = find(hash, parent, tokens);
@@ -61,10 +65,12 @@ void BlockManager::match_prefix(const Sequence& seq, const Sequence* sibling, Vi
   }
 }
 
-bool BlockManager::can_allocate(const Sequence& seq, const Sequence* sibling, int64_t reserve) const {
+bool BlockManager::can_allocate(const Sequence& seq, const Sequence* sibling,
+                                int64_t reserve) const {
   int64_t needed = blocks_for(seq.num_tokens()) + reserve;
   if (needed <= num_free_) return true;
-  // Shared blocks in use cost nothing; shared blocks that are free are counted in num_free_ already.
+  // Shared blocks in use cost nothing; shared blocks that are free are counted in num_free_
+  // already.
   match_prefix(seq, sibling, [&](int32_t id, uint64_t) { needed -= blocks_[id].ref_count > 0; });
   return needed <= num_free_;
 }
@@ -84,14 +90,16 @@ void BlockManager::allocate(Sequence& seq, const Sequence* sibling) {
 }
 
 void BlockManager::deallocate(Sequence& seq) {
-  // Last block first: the end of a sequence is less likely to be shared, so it is evicted before the beginning.
+  // Last block first: the end of a sequence is less likely to be shared, so it is evicted before
+  // the beginning.
   for (auto it = seq.block_table.rbegin(); it != seq.block_table.rend(); ++it) drop_reference(*it);
   seq.block_table.clear();
   seq.num_computed_tokens = seq.num_hashed_blocks = 0;
 }
 
 bool BlockManager::can_append(const Sequence& seq) const {
-  return num_free_ > 0 || static_cast<int64_t>(seq.block_table.size()) >= blocks_for(seq.num_tokens());
+  return num_free_ > 0 ||
+         static_cast<int64_t>(seq.block_table.size()) >= blocks_for(seq.num_tokens());
 }
 
 void BlockManager::may_append(Sequence& seq) {
@@ -105,7 +113,8 @@ void BlockManager::hash_blocks(Sequence& seq) {
     const auto tokens = tokens_of(seq, seq.num_hashed_blocks);
     const uint64_t hash = chain_hash(seq.last_hash, tokens);
     const int32_t id = seq.block_table[seq.num_hashed_blocks];
-    // Another block may hold the same tokens already, computed at the same time; the first one stays the findable one.
+    // Another block may hold the same tokens already, computed at the same time; the first one
+    // stays the findable one.
     if (!blocks_[id].hashed && find(hash, seq.last_hash, tokens) == -1) {
       Block& b = blocks_[id];
       b.hashed = true;
@@ -177,15 +186,18 @@ void BlockManager::check_integrity(std::span<Sequence* const> holders) const {
     }
     require(seq->num_computed_tokens <= static_cast<int64_t>(seq->block_table.size()) * block_size_,
             "computed tokens without blocks");
-    require(seq->num_hashed_blocks * block_size_ <= seq->num_computed_tokens, "a hash of tokens not yet computed");
+    require(seq->num_hashed_blocks * block_size_ <= seq->num_computed_tokens,
+            "a hash of tokens not yet computed");
     for (int64_t b = 0; b < seq->num_hashed_blocks; ++b)
       if (const int32_t id = seq->block_table[b]; blocks_[id].hashed)
-        require(std::ranges::equal(tokens_of(*seq, b), std::span(block_tokens_).subspan(id * block_size_, block_size_)),
+        require(std::ranges::equal(tokens_of(*seq, b),
+                                   std::span(block_tokens_).subspan(id * block_size_, block_size_)),
                 "a shared block holds other tokens than its sequence");
   }
   int64_t free = 0, hashed = 0, in_buckets = 0;
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    require(blocks_[i].ref_count == references[i], "a reference count differs from the block tables");
+    require(blocks_[i].ref_count == references[i],
+            "a reference count differs from the block tables");
     free += blocks_[i].ref_count == 0;
     hashed += blocks_[i].hashed;
   }
@@ -202,8 +214,10 @@ void BlockManager::check_integrity(std::span<Sequence* const> holders) const {
       const Block& block = blocks_[id];
       require(block.hashed && (block.hash & (buckets_.size() - 1)) == b, "a stale hash");
       const auto tokens = std::span(block_tokens_).subspan(id * block_size_, block_size_);
-      require(chain_hash(block.parent_hash, tokens) == block.hash, "a hash differs from its tokens");
-      require(find(block.hash, block.parent_hash, tokens) == id, "two findable blocks hold the same tokens");
+      require(chain_hash(block.parent_hash, tokens) == block.hash,
+              "a hash differs from its tokens");
+      require(find(block.hash, block.parent_hash, tokens) == id,
+              "two findable blocks hold the same tokens");
       require(++in_buckets <= hashed, "a hash bucket has a cycle");
     }
   require(in_buckets == hashed, "a hashed block cannot be found");

@@ -1,8 +1,10 @@
-// BlockManager: who holds which block of the paged KV cache, and which blocks hold tokens that another request could use.
+// BlockManager: who holds which block of the paged KV cache, and which blocks hold tokens that
+// another request could use.
 //
-// A block stores the keys and values of block_size consecutive tokens. Full, computed blocks are found again through a
-// chained hash of (parent hash, token ids), whose first parent is the request's salt; the token ids are compared on a hit. A block with
-// no references stays findable until it is handed out again, least recently used first. Every operation is O(1) a block.
+// A block stores the keys and values of block_size consecutive tokens. Full, computed blocks are
+// found again through a chained hash of (parent hash, token ids), whose first parent is the
+// request's salt; the token ids are compared on a hit. A block with no references stays findable
+// until it is handed out again, least recently used first. Every operation is O(1) a block.
 //
 // Engine thread only. All memory is taken in the constructor.
 #pragma once
@@ -19,34 +21,40 @@ class BlockManager {
  public:
   BlockManager(int64_t num_blocks, int64_t block_size, bool enable_prefix_caching);
 
-  // May seq hold blocks for all its tokens and leave `reserve` free ones? Counts those it would share. Changes nothing.
-  // sibling: a running sequence with the same prompt, or null; its blocks are shared even without prefix caching.
+  // May seq hold blocks for all its tokens and leave `reserve` free ones? Counts those it would
+  // share. Changes nothing. sibling: a running sequence with the same prompt, or null; its blocks
+  // are shared even without prefix caching.
   bool can_allocate(const Sequence& seq, const Sequence* sibling, int64_t reserve) const;
-  // Gives seq blocks for all its tokens; shared ones are counted in seq.num_computed_tokens. At least one token is always
-  // left to compute, since the next token comes from its logits. Needs can_allocate().
+  // Gives seq blocks for all its tokens; shared ones are counted in seq.num_computed_tokens. At
+  // least one token is always left to compute, since the next token comes from its logits. Needs
+  // can_allocate().
   void allocate(Sequence& seq, const Sequence* sibling);
   void deallocate(Sequence& seq);  // and seq starts over: num_computed_tokens = 0
 
   // The newest token needs a slot: true if there is one already or a block to be had.
   bool can_append(const Sequence& seq) const;
-  void may_append(Sequence& seq);  // takes a block if the newest token needs one. Needs can_append()
+  void may_append(
+      Sequence& seq);  // takes a block if the newest token needs one. Needs can_append()
 
   // Makes the blocks that seq.num_computed_tokens has filled findable.
   void hash_blocks(Sequence& seq);
 
-  int64_t blocks_for(int64_t num_tokens) const { return (num_tokens + block_size_ - 1) / block_size_; }
+  int64_t blocks_for(int64_t num_tokens) const {
+    return (num_tokens + block_size_ - 1) / block_size_;
+  }
   int64_t num_blocks() const { return static_cast<int64_t>(blocks_.size()); }
   int64_t num_used_blocks() const { return num_blocks() - num_free_; }
   int64_t block_size() const { return block_size_; }
 
-  // Proves every invariant against the sequences that hold blocks; throws std::logic_error naming the broken one.
+  // Proves every invariant against the sequences that hold blocks; throws std::logic_error naming
+  // the broken one.
   void check_integrity(std::span<Sequence* const> holders) const;
 
  private:
   struct Block {
     int32_t ref_count = 0;
-    int32_t prev = -1, next = -1;       // in the free list, if ref_count is 0
-    int32_t bucket_next = -1;           // in the hash bucket, if hashed
+    int32_t prev = -1, next = -1;  // in the free list, if ref_count is 0
+    int32_t bucket_next = -1;      // in the hash bucket, if hashed
     bool hashed = false;
     uint64_t hash = 0, parent_hash = 0;  // of the chain up to this block, and up to the one before
   };
@@ -54,7 +62,8 @@ class BlockManager {
   uint64_t root_hash(const Sequence& seq) const;
   std::span<const int32_t> tokens_of(const Sequence& seq, int64_t block) const;
   int32_t find(uint64_t hash, uint64_t parent, std::span<const int32_t> tokens) const;  // -1: none
-  // Calls visit(block, hash) for the leading blocks that seq may share with the cache or with its sibling.
+  // Calls visit(block, hash) for the leading blocks that seq may share with the cache or with its
+  // sibling.
   template <class Visit>
   void match_prefix(const Sequence& seq, const Sequence* sibling, Visit visit) const;
   int32_t take_free_block();
@@ -66,10 +75,11 @@ class BlockManager {
 
   const int64_t block_size_;
   const bool enable_prefix_caching_;
-  uint64_t hash_seed_;                // secret, so that nobody can craft collisions
+  uint64_t hash_seed_;  // secret, so that nobody can craft collisions
   std::vector<Block> blocks_;
   std::vector<int32_t> block_tokens_;  // [num_blocks, block_size], of hashed blocks
-  std::vector<int32_t> buckets_;       // hash table: first block of each bucket or -1; a power of two of them
+  std::vector<int32_t>
+      buckets_;  // hash table: first block of each bucket or -1; a power of two of them
   int32_t free_head_ = -1, free_tail_ = -1;  // head is handed out next
   int64_t num_free_ = 0;
 };

@@ -8,8 +8,8 @@
 
 namespace nanovllm {
 
-LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const ModelConfig& model, ModelRunner& runner,
-                     const Tokenizer* tokenizer)
+LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const ModelConfig& model,
+                     ModelRunner& runner, const Tokenizer* tokenizer)
     : max_model_len_(config.max_model_len),
       vocab_size_(model.vocab_size),
       seed_(config.seed),
@@ -18,46 +18,56 @@ LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const M
       scheduler_(config, block_manager_),
       sampler_(model.vocab_size, model.eos_token_ids),
       output_processor_(tokenizer, model.eos_token_ids) {
-  const int64_t tokens = config.max_num_batched_tokens, seqs = std::min(config.max_num_seqs, tokens);
-  for (auto* v : {&batch_.token_ids, &batch_.positions, &batch_.slot_mapping, &batch_.logits_rows}) v->reserve(tokens);
+  const int64_t tokens = config.max_num_batched_tokens,
+                seqs = std::min(config.max_num_seqs, tokens);
+  for (auto* v : {&batch_.token_ids, &batch_.positions, &batch_.slot_mapping, &batch_.logits_rows})
+    v->reserve(tokens);
   batch_.query_start.reserve(seqs + 1);
   batch_.context_lens.reserve(seqs);
   // No more table entries than this are in use unless sequences share most of their blocks.
-  batch_.block_tables.reserve(std::min(seqs * block_manager_.blocks_for(max_model_len_), 4 * plan.num_kv_blocks));
+  batch_.block_tables.reserve(
+      std::min(seqs * block_manager_.blocks_for(max_model_len_), 4 * plan.num_kv_blocks));
   sampled_.reserve(seqs);
   sampled_logprobs_.reserve(seqs);
 }
 
-uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams params, StreamCallback callback,
-                                const RequestOptions& options) {
+uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams params,
+                                StreamCallback callback, const RequestOptions& options) {
   params.validate(vocab_size_);
   const auto length = static_cast<int64_t>(prompt.size());
   if (prompt.empty()) throw InvalidArgument("prompt", "is empty");
   for (int32_t id : prompt)
     if (id < 0 || id >= vocab_size_)
-      throw InvalidArgument("prompt", "holds token id " + std::to_string(id) + ", outside the vocabulary of " +
+      throw InvalidArgument("prompt", "holds token id " + std::to_string(id) +
+                                          ", outside the vocabulary of " +
                                           std::to_string(vocab_size_));
   if (params.max_tokens < 0) params.max_tokens = std::max<int64_t>(1, max_model_len_ - length);
   if (length + params.max_tokens > max_model_len_)
-    throw InvalidArgument("max_tokens", "is " + std::to_string(params.max_tokens) + " after a prompt of " +
-                                            std::to_string(length) + " tokens, but the longest sequence is " +
-                                            std::to_string(max_model_len_) + " tokens (max_model_len)");
+    throw InvalidArgument("max_tokens",
+                          "is " + std::to_string(params.max_tokens) + " after a prompt of " +
+                              std::to_string(length) + " tokens, but the longest sequence is " +
+                              std::to_string(max_model_len_) + " tokens (max_model_len)");
   // The last token's keys and values are never needed.
-  const int64_t blocks = block_manager_.blocks_for(length + std::max<int64_t>(params.max_tokens, 1) - 1);
+  const int64_t blocks =
+      block_manager_.blocks_for(length + std::max<int64_t>(params.max_tokens, 1) - 1);
   if (blocks > block_manager_.num_blocks())
-    throw InvalidArgument("max_tokens", "is " + std::to_string(params.max_tokens) + " after a prompt of " +
-                                            std::to_string(length) + " tokens, which needs " + std::to_string(blocks) +
-                                            " KV cache blocks of " + std::to_string(block_manager_.num_blocks()));
+    throw InvalidArgument("max_tokens", "is " + std::to_string(params.max_tokens) +
+                                            " after a prompt of " + std::to_string(length) +
+                                            " tokens, which needs " + std::to_string(blocks) +
+                                            " KV cache blocks of " +
+                                            std::to_string(block_manager_.num_blocks()));
 
   auto request = std::make_unique<Request>();
   request->id = next_request_id_++;
   request->options = options;
-  request->seed = params.seed ? static_cast<uint64_t>(*params.seed) : XXH3_64bits_withSeed(&request->id, 8, seed_);
+  request->seed = params.seed ? static_cast<uint64_t>(*params.seed)
+                              : XXH3_64bits_withSeed(&request->id, 8, seed_);
   request->salt_hash = XXH3_64bits(options.cache_salt.data(), options.cache_salt.size());
   request->callback = std::move(callback);
   request->num_unfinished = static_cast<int>(params.n);
   request->output.request_id = request->id;
-  if (params.prompt_logprobs) request->output.prompt_logprobs.emplace_back();  // nothing precedes the first token
+  if (params.prompt_logprobs)
+    request->output.prompt_logprobs.emplace_back();  // nothing precedes the first token
   for (int i = 0; i < params.n; ++i) {
     auto seq = std::make_unique<Sequence>();
     seq->request = request.get();
@@ -116,14 +126,15 @@ void LLMEngine::step() {
     runner_.run(batch_);
     sample(scheduled);
     for (size_t i = 0; i < scheduled.size(); ++i)
-      postprocess(scheduled[i], sampled_[i], sampled_logprobs_[i].empty() ? nullptr : &sampled_logprobs_[i]);
+      postprocess(scheduled[i], sampled_[i],
+                  sampled_logprobs_[i].empty() ? nullptr : &sampled_logprobs_[i]);
   }
   in_step_ = false;
   forget_finished();
 }
 
-// Reads the logits of the step, a bounded number of rows at a time: prompt positions to be scored, and each sequence's last
-// token, from which the next is drawn.
+// Reads the logits of the step, a bounded number of rows at a time: prompt positions to be scored,
+// and each sequence's last token, from which the next is drawn.
 void LLMEngine::sample(std::span<const ScheduledSequence> scheduled) {
   sampled_.assign(scheduled.size(), -1);
   sampled_logprobs_.clear();
@@ -133,7 +144,8 @@ void LLMEngine::sample(std::span<const ScheduledSequence> scheduled) {
   std::span<const float> logits;
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t in_chunk = row % ModelRunner::kMaxLogitsRows;
-    if (in_chunk == 0) logits = runner_.logits(row, std::min(ModelRunner::kMaxLogitsRows, rows - row));
+    if (in_chunk == 0)
+      logits = runner_.logits(row, std::min(ModelRunner::kMaxLogitsRows, rows - row));
     while (row >= scheduled[s].first_row + scheduled[s].num_rows) ++s;
     Sequence& seq = *scheduled[s].seq;
     Request& request = *seq.request;
@@ -150,7 +162,8 @@ void LLMEngine::sample(std::span<const ScheduledSequence> scheduled) {
   }
 }
 
-void LLMEngine::postprocess(const ScheduledSequence& scheduled, int32_t token, PositionLogprobs* logprobs) {
+void LLMEngine::postprocess(const ScheduledSequence& scheduled, int32_t token,
+                            PositionLogprobs* logprobs) {
   Sequence& seq = *scheduled.seq;
   Request& request = *seq.request;
   if (seq.is_finished()) return;  // cancelled by a callback of this step

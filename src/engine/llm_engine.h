@@ -1,6 +1,8 @@
-// LLMEngine: requests in, tokens out. step() is the whole engine: schedule, run the model, sample, post-process.
+// LLMEngine: requests in, tokens out. step() is the whole engine: schedule, run the model, sample,
+// post-process.
 //
-// Owns every live request. Engine thread only; callbacks run inside step() and may call add_request() and cancel().
+// Owns every live request. Engine thread only; callbacks run inside step() and may call
+// add_request() and cancel().
 #pragma once
 
 #include <memory>
@@ -18,9 +20,10 @@ namespace nanovllm {
 
 class LLMEngine {
  public:
-  // config and plan as plan_memory() left them. runner and tokenizer (may be null) outlive the engine.
-  LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const ModelConfig& model, ModelRunner& runner,
-            const Tokenizer* tokenizer);
+  // config and plan as plan_memory() left them. runner and tokenizer (may be null) outlive the
+  // engine.
+  LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const ModelConfig& model,
+            ModelRunner& runner, const Tokenizer* tokenizer);
 
   // Throws InvalidArgument for what could never run. params.max_tokens -1 means as many as fit.
   uint64_t add_request(std::vector<int32_t> prompt, SamplingParams params, StreamCallback callback,
@@ -52,7 +55,8 @@ class LLMEngine {
   uint64_t next_request_id_ = 1;
   EngineStats stats_;
 
-  // Of the step under way, one entry a scheduled sequence; token -1: it has not reached its last token yet.
+  // Of the step under way, one entry a scheduled sequence; token -1: it has not reached its last
+  // token yet.
   std::vector<int32_t> sampled_;
   std::vector<PositionLogprobs> sampled_logprobs_;
 };

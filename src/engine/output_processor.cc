@@ -5,7 +5,9 @@
 namespace nanovllm {
 namespace {
 
-bool contains(const std::vector<int32_t>& ids, int32_t id) { return std::ranges::find(ids, id) != ids.end(); }
+bool contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::ranges::find(ids, id) != ids.end();
+}
 
 // Length of the longest end of text that one of the stop strings starts with.
 size_t possible_stop_start(const std::string& text, const std::vector<std::string>& stops) {
@@ -23,8 +25,8 @@ OutputProcessor::OutputProcessor(const Tokenizer* tokenizer, std::vector<int32_t
 
 void OutputProcessor::start(Sequence& seq) const {
   if (tokenizer_)
-    seq.detokenizer =
-        std::make_unique<IncrementalDetokenizer>(*tokenizer_, seq.request->params.skip_special_tokens);
+    seq.detokenizer = std::make_unique<IncrementalDetokenizer>(
+        *tokenizer_, seq.request->params.skip_special_tokens);
 }
 
 bool OutputProcessor::stops_at(const Sequence& seq, int32_t token, CompletionOutput& out) const {
@@ -46,7 +48,9 @@ FinishReason OutputProcessor::append(Sequence& seq, int32_t token, PositionLogpr
 
   const bool stopped = stops_at(seq, token, out);
   const bool at_limit = seq.num_output_tokens() >= params.max_tokens;
-  FinishReason reason = stopped ? FinishReason::kStop : at_limit ? FinishReason::kLength : FinishReason::kNone;
+  FinishReason reason = stopped    ? FinishReason::kStop
+                        : at_limit ? FinishReason::kLength
+                                   : FinishReason::kNone;
   if (seq.detokenizer) {
     std::string piece;
     if (!stopped || params.include_stop_str_in_output) piece = seq.detokenizer->add(token);
@@ -57,7 +61,8 @@ FinishReason OutputProcessor::append(Sequence& seq, int32_t token, PositionLogpr
   return reason;
 }
 
-bool OutputProcessor::advance_text(Sequence& seq, const std::string& piece, bool is_last, CompletionOutput& out) const {
+bool OutputProcessor::advance_text(Sequence& seq, const std::string& piece, bool is_last,
+                                   CompletionOutput& out) const {
   const SamplingParams& params = seq.request->params;
   std::string& text = seq.held_back;
   text += piece;
@@ -84,7 +89,8 @@ bool OutputProcessor::advance_text(Sequence& seq, const std::string& piece, bool
 void OutputProcessor::end(Sequence& seq, FinishReason reason) {
   CompletionOutput& out = seq.request->output.outputs[seq.index];
   const size_t text_from = out.text.size();
-  if (seq.detokenizer && seq.num_output_tokens() > 0) out.text += seq.held_back + seq.detokenizer->finish();
+  if (seq.detokenizer && seq.num_output_tokens() > 0)
+    out.text += seq.held_back + seq.detokenizer->finish();
   seq.held_back.clear();
   emit(seq, -1, text_from, reason);
 }
@@ -95,14 +101,15 @@ void OutputProcessor::emit(Sequence& seq, int32_t token, size_t text_from, Finis
   out.finish_reason = reason;
   if (reason != FinishReason::kNone) --request.num_unfinished;
   if (!request.callback) return;
-  request.callback({.request_id = request.id,
-                    .index = seq.index,
-                    .text = std::string_view(out.text).substr(text_from),
-                    .token_id = token,
-                    .logprobs = token >= 0 && !out.logprobs.empty() ? &out.logprobs.back() : nullptr,
-                    .finish_reason = reason,
-                    .request_finished = request.num_unfinished == 0,
-                    .output = &request.output});
+  request.callback(
+      {.request_id = request.id,
+       .index = seq.index,
+       .text = std::string_view(out.text).substr(text_from),
+       .token_id = token,
+       .logprobs = token >= 0 && !out.logprobs.empty() ? &out.logprobs.back() : nullptr,
+       .finish_reason = reason,
+       .request_finished = request.num_unfinished == 0,
+       .output = &request.output});
 }
 
 }  // namespace nanovllm

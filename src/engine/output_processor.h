@@ -1,5 +1,5 @@
-// OutputProcessor: what happens to a token once it is sampled. It becomes text, piece by piece; it may end the sequence;
-// the request's callback hears of it. Engine thread only.
+// OutputProcessor: what happens to a token once it is sampled. It becomes text, piece by piece; it
+// may end the sequence; the request's callback hears of it. Engine thread only.
 #pragma once
 
 #include <string>
@@ -15,15 +15,19 @@ class OutputProcessor {
   OutputProcessor(const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids);
 
   void start(Sequence& seq) const;  // a fresh detokenizer
-  // Appends the token to the sequence and its output; returns why the sequence ends, or kNone. logprobs may be null.
+  // Appends the token to the sequence and its output; returns why the sequence ends, or kNone.
+  // logprobs may be null.
   FinishReason append(Sequence& seq, int32_t token, PositionLogprobs* logprobs);
-  // Ends the sequence without another token: its prompt is scored and max_tokens is 0, or it is aborted.
+  // Ends the sequence without another token: its prompt is scored and max_tokens is 0, or it is
+  // aborted.
   void end(Sequence& seq, FinishReason reason);
 
  private:
   bool stops_at(const Sequence& seq, int32_t token, CompletionOutput& out) const;
-  // Appends to seq.held_back, moves what is certain to the output, and returns true if a stop string was found.
-  bool advance_text(Sequence& seq, const std::string& piece, bool is_last, CompletionOutput& out) const;
+  // Appends to seq.held_back, moves what is certain to the output, and returns true if a stop
+  // string was found.
+  bool advance_text(Sequence& seq, const std::string& piece, bool is_last,
+                    CompletionOutput& out) const;
   void emit(Sequence& seq, int32_t token, size_t text_from, FinishReason reason);
 
   const Tokenizer* tokenizer_;

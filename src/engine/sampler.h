@@ -1,7 +1,8 @@
 // Sampler: one row of logits to one token id, and to logprobs.
 //
-// The token drawn depends only on the logits, the request's parameters and tokens, and (seed, index, position): nothing that
-// shares the batch matters. The vocabulary is never sorted: top-k and top-p select by partition, in linear time.
+// The token drawn depends only on the logits, the request's parameters and tokens, and (seed,
+// index, position): nothing that shares the batch matters. The vocabulary is never sorted: top-k
+// and top-p select by partition, in linear time.
 //
 // Engine thread only. Scratch memory is taken in the constructor.
 #pragma once
@@ -19,8 +20,9 @@ class Sampler {
   // eos_token_ids: masked, like stop_token_ids, until min_tokens are out.
   Sampler(int64_t vocab_size, std::vector<int32_t> eos_token_ids);
 
-  // The next token of seq, whose newest token gave these logits [vocab_size]. Steps, in vLLM's order: min_tokens and
-  // logit_bias, penalties, then greedy, or temperature, min_p, top_k, top_p and a draw.
+  // The next token of seq, whose newest token gave these logits [vocab_size]. Steps, in vLLM's
+  // order: min_tokens and logit_bias, penalties, then greedy, or temperature, min_p, top_k, top_p
+  // and a draw.
   int32_t sample(const Sequence& seq, std::span<const float> logits);
 
   // log_softmax(logits) of `token`, then of the top_n most likely tokens.

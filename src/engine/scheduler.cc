@@ -64,8 +64,10 @@ bool Scheduler::schedule_decodes(Batch& batch) {
   for (size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
     Sequence* seq = running_[i];
     if (!seq->is_decoding()) continue;
-    // Those that go later have not been scheduled yet, so any of them can give way; in the end the sequence itself.
-    while (seq->status == SequenceStatus::kRunning && !block_manager_.can_append(*seq)) preempt(*running_.back());
+    // Those that go later have not been scheduled yet, so any of them can give way; in the end the
+    // sequence itself.
+    while (seq->status == SequenceStatus::kRunning && !block_manager_.can_append(*seq))
+      preempt(*running_.back());
     if (seq->status != SequenceStatus::kRunning) break;
     block_manager_.may_append(*seq);
     schedule_tokens(*seq, 1, batch);
@@ -74,9 +76,11 @@ bool Scheduler::schedule_decodes(Batch& batch) {
 }
 
 void Scheduler::admit_waiting(Batch& batch) {
-  for (auto it = waiting_.begin(); it != waiting_.end() && budget_ > 0 && num_running() < max_num_seqs_;) {
+  for (auto it = waiting_.begin();
+       it != waiting_.end() && budget_ > 0 && num_running() < max_num_seqs_;) {
     Sequence& seq = **it;
-    // The n sequences of a request share the blocks of the first one's prompt: the others wait until it is computed.
+    // The n sequences of a request share the blocks of the first one's prompt: the others wait
+    // until it is computed.
     const Sequence* sibling = nullptr;
     for (const auto& other : seq.request->sequences)
       if (other.get() != &seq && other->status == SequenceStatus::kRunning) {
@@ -100,7 +104,8 @@ void Scheduler::admit_waiting(Batch& batch) {
 }
 
 void Scheduler::schedule_tokens(Sequence& seq, int64_t num_tokens, Batch& batch) {
-  const int64_t first = seq.num_computed_tokens, end = first + num_tokens, block_size = block_manager_.block_size();
+  const int64_t first = seq.num_computed_tokens, end = first + num_tokens,
+                block_size = block_manager_.block_size();
   const int64_t first_row = static_cast<int64_t>(batch.logits_rows.size());
   const bool score_prompt = seq.request->wants_prompt_logprobs(seq);
   for (int64_t p = first; p < end; ++p) {
@@ -108,11 +113,13 @@ void Scheduler::schedule_tokens(Sequence& seq, int64_t num_tokens, Batch& batch)
       batch.logits_rows.push_back(batch.num_tokens());
     batch.token_ids.push_back(seq.token_ids[p]);
     batch.positions.push_back(static_cast<int32_t>(p));
-    batch.slot_mapping.push_back(static_cast<int32_t>(seq.block_table[p / block_size] * block_size + p % block_size));
+    batch.slot_mapping.push_back(
+        static_cast<int32_t>(seq.block_table[p / block_size] * block_size + p % block_size));
   }
   batch.query_start.push_back(batch.num_tokens());
   batch.context_lens.push_back(static_cast<int32_t>(end));
-  scheduled_.push_back({&seq, num_tokens, first_row, static_cast<int64_t>(batch.logits_rows.size()) - first_row});
+  scheduled_.push_back(
+      {&seq, num_tokens, first_row, static_cast<int64_t>(batch.logits_rows.size()) - first_row});
   budget_ -= num_tokens;
 }
 

@@ -1,8 +1,9 @@
 // Scheduler: which tokens of which sequences the next step computes.
 //
-// One token budget a step. Running decodes go first, one token each; what is left goes to prompt chunks, those under way
-// before new ones, so a long prompt never freezes the others. When KV blocks run out, the sequence that goes last is preempted:
-// it gives up its blocks and is recomputed later. Order is priority, then arrival.
+// One token budget a step. Running decodes go first, one token each; what is left goes to prompt
+// chunks, those under way before new ones, so a long prompt never freezes the others. When KV
+// blocks run out, the sequence that goes last is preempted: it gives up its blocks and is
+// recomputed later. Order is priority, then arrival.
 //
 // Holds pointers to sequences the engine owns: from add() until finish(). Engine thread only.
 #pragma once
@@ -18,7 +19,8 @@
 
 namespace nanovllm {
 
-// A sequence's share of a step: tokens num_computed_tokens .. + num_tokens, and rows first_row .. + num_rows of the logits.
+// A sequence's share of a step: tokens num_computed_tokens .. + num_tokens, and rows first_row .. +
+// num_rows of the logits.
 struct ScheduledSequence {
   Sequence* seq;
   int64_t num_tokens;
@@ -32,7 +34,8 @@ class Scheduler {
   void add(Sequence& seq);     // to the waiting ones
   void finish(Sequence& seq);  // for whatever reason, at any moment but inside schedule()
 
-  // Fills the batch and says what is in it; empty only if there is nothing to do. Valid until the next call.
+  // Fills the batch and says what is in it; empty only if there is nothing to do. Valid until the
+  // next call.
   std::span<const ScheduledSequence> schedule(Batch& batch);
   // The step is done: these tokens are in the cache now.
   void postprocess(const ScheduledSequence& scheduled);

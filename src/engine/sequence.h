@@ -1,6 +1,7 @@
 // Sequence: one completion being generated, and Request: the n of them that share a prompt.
 //
-// Owned by the LLMEngine; the scheduler and the block manager hold plain pointers to live ones. Engine thread only.
+// Owned by the LLMEngine; the scheduler and the block manager hold plain pointers to live ones.
+// Engine thread only.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ struct Sequence {
   int index = 0;  // which of the request's n
   SequenceStatus status = SequenceStatus::kWaiting;
 
-  std::vector<int32_t> token_ids;   // prompt, then output
+  std::vector<int32_t> token_ids;  // prompt, then output
   int64_t num_prompt_tokens = 0;
   int64_t num_computed_tokens = 0;  // tokens whose keys and values are in the cache
 
@@ -44,7 +45,7 @@ struct Sequence {
 };
 
 struct Request {
-  uint64_t id = 0;        // also the order of arrival
+  uint64_t id = 0;  // also the order of arrival
   RequestOptions options;
   SamplingParams params;  // max_tokens resolved
   uint64_t seed = 0;      // resolved; each token's draw comes from (seed, index, position) alone

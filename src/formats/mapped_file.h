@@ -16,7 +16,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
   const std::string& path() const { return path_; }
-  // The pages of this range will not be needed again soon (madvise); keeps peak memory near the packed weights.
+  // The pages of this range will not be needed again soon (madvise); keeps peak memory near the
+  // packed weights.
   void release(std::span<const std::byte> range) const;
 
  private:

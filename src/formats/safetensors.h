@@ -1,5 +1,5 @@
-// Reader of .safetensors files, single or sharded (model.safetensors.index.json). Untrusted bytes: everything is checked
-// before it is used; errors name the file, the tensor and the reason.
+// Reader of .safetensors files, single or sharded (model.safetensors.index.json). Untrusted bytes:
+// everything is checked before it is used; errors name the file, the tensor and the reason.
 #pragma once
 
 #include <map>
@@ -11,9 +11,9 @@
 
 namespace nanovllm {
 
-// Parses one file's header and validates every entry against the file's size (also: no overlap, no duplicate names).
-// `name` is used in error messages; views point into `file`. F32, F16 and BF16 are known; other types are kept out of the result and listed in
-// `skipped` as "name (dtype)".
+// Parses one file's header and validates every entry against the file's size (also: no overlap, no
+// duplicate names). `name` is used in error messages; views point into `file`. F32, F16 and BF16
+// are known; other types are kept out of the result and listed in `skipped` as "name (dtype)".
 std::vector<TensorView> parse_safetensors(std::span<const std::byte> file, const std::string& name,
                                           std::vector<std::string>* skipped = nullptr);
 
@@ -23,8 +23,9 @@ class SafetensorsCheckpoint {
   explicit SafetensorsCheckpoint(const std::string& folder);
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
   const std::vector<std::string>& skipped() const { return skipped_; }  // "name (dtype)"
-  std::string describe(const std::string& tensor) const;  // "shard.safetensors: tensor 'x'" for messages
-  void release(const TensorView& view) const;             // its file pages may be dropped
+  std::string describe(
+      const std::string& tensor) const;        // "shard.safetensors: tensor 'x'" for messages
+  void release(const TensorView& view) const;  // its file pages may be dropped
 
  private:
   std::vector<MappedFile> files_;

@@ -136,9 +136,7 @@ std::string short_name_path(const ShortName& model) {
   return folder_of(model) + "/" + member.substr(member.rfind('/') + 1);
 }
 
-bool is_cached(const ShortName& model) {
-  return file_size(short_name_path(model)) == model.bytes;
-}
+bool is_cached(const ShortName& model) { return file_size(short_name_path(model)) == model.bytes; }
 
 int64_t fetch_short_name(const ShortName& model, const ProgressCallback& progress) {
   const std::string folder = folder_of(model), scratch = folder + "/.fetching";

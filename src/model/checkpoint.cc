@@ -24,7 +24,8 @@ class SafetensorsModel : public Checkpoint {
     path_ = folder;
     config_ = parse_hf_config(read_text_file(folder + "/config.json"), folder + "/config.json");
     const std::string generation = folder + "/generation_config.json";
-    if (fs::exists(generation)) generation_ = parse_generation_config(read_text_file(generation), generation);
+    if (fs::exists(generation))
+      generation_ = parse_generation_config(read_text_file(generation), generation);
     if (!generation_.eos_token_ids.empty()) config_.eos_token_ids = generation_.eos_token_ids;
     for (const std::string& skipped : files_.skipped())
       if (!carries_nothing(skipped.substr(0, skipped.rfind(" ("))))
@@ -66,17 +67,19 @@ std::string gguf_name(const std::string& name) {
                                                              {"model.norm.", "output_norm."},
                                                              {"lm_head.", "output."}};
   static const std::pair<const char*, const char*> kLayer[] = {
-      {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"}, {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},      {"self_attn.o_proj", "attn_output"},
-      {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
-      {"post_attention_layernorm", "ffn_norm"}, {"mlp.gate_proj", "ffn_gate"},
-      {"mlp.up_proj", "ffn_up"},           {"mlp.down_proj", "ffn_down"}};
+      {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+      {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+      {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
+      {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
+      {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+      {"mlp.down_proj", "ffn_down"}};
   for (const auto& [from, to] : kTop)
     if (name.starts_with(from)) return to + name.substr(std::string(from).size());
   const std::string prefix = "model.layers.";
   if (!name.starts_with(prefix)) return name;
   const size_t dot = name.find('.', prefix.size());
-  const std::string layer = name.substr(prefix.size(), dot - prefix.size()), rest = name.substr(dot + 1);
+  const std::string layer = name.substr(prefix.size(), dot - prefix.size()),
+                    rest = name.substr(dot + 1);
   for (const auto& [from, to] : kLayer)
     if (rest.starts_with(std::string(from) + "."))
       return "blk." + layer + "." + to + rest.substr(std::string(from).size());
@@ -88,10 +91,14 @@ class GgufModel : public Checkpoint {
   explicit GgufModel(const std::string& path) : file_(path) {
     path_ = path;
     config_ = parse_gguf_config(file_);
-    const std::string generation = (fs::path(path).parent_path() / "generation_config.json").string();
-    if (fs::exists(generation)) generation_ = parse_generation_config(read_text_file(generation), generation);
+    const std::string generation =
+        (fs::path(path).parent_path() / "generation_config.json").string();
+    if (fs::exists(generation))
+      generation_ = parse_generation_config(read_text_file(generation), generation);
   }
-  bool has(const std::string& name) const override { return file_.tensors().count(gguf_name(name)) != 0; }
+  bool has(const std::string& name) const override {
+    return file_.tensors().count(gguf_name(name)) != 0;
+  }
   void release(const TensorView& view) const override { file_.release(view); }
   std::vector<TensorView> all_tensors() const override {
     std::vector<TensorView> all;
@@ -103,7 +110,8 @@ class GgufModel : public Checkpoint {
  protected:
   TensorView find(const std::string& name) const override {
     const auto it = file_.tensors().find(gguf_name(name));
-    if (it == file_.tensors().end()) throw Error(path_, "tensor '" + gguf_name(name) + "' is missing");
+    if (it == file_.tensors().end())
+      throw Error(path_, "tensor '" + gguf_name(name) + "' is missing");
     return it->second;
   }
   std::vector<std::string> names() const override {
@@ -125,7 +133,8 @@ std::string read_text_file(const std::string& path) {
   if (size > (256u << 20)) throw Error(path, "is larger than 256 MiB");
   std::ifstream in(path, std::ios::binary);
   std::string text(size, '\0');
-  if (!in.read(text.data(), static_cast<std::streamsize>(size))) throw Error(path, "cannot be read");
+  if (!in.read(text.data(), static_cast<std::streamsize>(size)))
+    throw Error(path, "cannot be read");
   return text;
 }
 
@@ -142,8 +151,8 @@ std::unique_ptr<Checkpoint> Checkpoint::open(const std::string& path) {
 TensorView Checkpoint::get(const std::string& name, const std::vector<int64_t>& shape) {
   TensorView view = find(name);
   if (view.shape != shape)
-    throw Error(path_, "tensor '" + view.name + "' has shape " + shape_text(view.shape) + ", expected " +
-                           shape_text(shape));
+    throw Error(path_, "tensor '" + view.name + "' has shape " + shape_text(view.shape) +
+                           ", expected " + shape_text(shape));
   used_.insert(view.name);
   return view;
 }

@@ -1,4 +1,5 @@
-// ConfigReader: typed, checked access to the keys of a configuration file. Every complaint is an Error naming file and key.
+// ConfigReader: typed, checked access to the keys of a configuration file. Every complaint is an
+// Error naming file and key.
 #pragma once
 
 #include <cmath>
@@ -16,7 +17,8 @@ namespace nanovllm {
 using Json = nlohmann::json;
 
 inline Json parse_json_object(std::string_view text, const std::string& name) {
-  Json j = parse_json(text, name);  // bounds the depth, which copies and comparisons below recurse into
+  Json j =
+      parse_json(text, name);  // bounds the depth, which copies and comparisons below recurse into
   if (!j.is_object()) throw Error(name, "is not a JSON object");
   return j;
 }
@@ -30,7 +32,8 @@ class ConfigReader {
   bool at_exists(const char* key) const { return json_.contains(key); }  // null counts here
   const Json& at(const char* key) const { return json_[key]; }
 
-  int64_t integer(const char* key, std::optional<int64_t> fallback, int64_t low, int64_t high) const {
+  int64_t integer(const char* key, std::optional<int64_t> fallback, int64_t low,
+                  int64_t high) const {
     if (!has(key)) {
       if (!fallback) throw Error(name_, std::string("key '") + key + "' is missing");
       return *fallback;
@@ -39,7 +42,8 @@ class ConfigReader {
     if (!v.is_number_integer()) fail(key, "is not an integer");
     const bool beyond_int64 = v.is_number_unsigned() && v.get<uint64_t>() > INT64_MAX;
     if (beyond_int64 || v.get<int64_t>() < low || v.get<int64_t>() > high)
-      fail(key, "is " + v.dump() + ", allowed is " + std::to_string(low) + " to " + std::to_string(high));
+      fail(key, "is " + v.dump() + ", allowed is " + std::to_string(low) + " to " +
+                    std::to_string(high));
     return v.get<int64_t>();
   }
   double number(const char* key, double fallback) const {
@@ -53,7 +57,8 @@ class ConfigReader {
   double positive(const char* key, double fallback, double low = 1e-20, double high = 1e15) const {
     const double v = number(key, fallback);
     if (v < low || v > high)
-      fail(key, "is " + Json(v).dump() + ", allowed is " + Json(low).dump() + " to " + Json(high).dump());
+      fail(key, "is " + Json(v).dump() + ", allowed is " + Json(low).dump() + " to " +
+                    Json(high).dump());
     return v;
   }
   double optional_factor(const char* key) const {  // 0: not given

@@ -1,5 +1,6 @@
-// ModelConfig: what a decoder is, as data. Read from config.json (both generations: rope_theta + rope_scaling at the top, or
-// nested in rope_parameters) or from GGUF metadata. What the engine cannot do is refused by name, never ignored.
+// ModelConfig: what a decoder is, as data. Read from config.json (both generations: rope_theta +
+// rope_scaling at the top, or nested in rope_parameters) or from GGUF metadata. What the engine
+// cannot do is refused by name, never ignored.
 #pragma once
 
 #include <cstdint>

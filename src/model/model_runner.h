@@ -1,4 +1,5 @@
-// ModelRunner: owns the backend, the weights and the KV cache, and turns a Batch into logits. The engine sees only this.
+// ModelRunner: owns the backend, the weights and the KV cache, and turns a Batch into logits. The
+// engine sees only this.
 #pragma once
 
 #include <memory>
@@ -20,8 +21,9 @@ class ModelRunner {
 
   // One forward pass. Afterwards logits() may be called for any of the batch's logits_rows.
   void run(const Batch& batch);
-  // Logits of rows first .. first + count of the last batch's logits_rows: [count, vocab_size], valid until the next call.
-  // count is at most kMaxLogitsRows, which bounds the buffer whatever the number of rows.
+  // Logits of rows first .. first + count of the last batch's logits_rows: [count, vocab_size],
+  // valid until the next call. count is at most kMaxLogitsRows, which bounds the buffer whatever
+  // the number of rows.
   std::span<const float> logits(int64_t first, int64_t count);
   static constexpr int64_t kMaxLogitsRows = 32;
 
@@ -37,8 +39,9 @@ class ModelRunner {
   int64_t hidden_size_, vocab_size_;
 };
 
-// Fills in what the flags leave to the model (max_model_len, threads) and works out where the memory goes. Throws
-// InvalidArgument naming the flag if they do not fit together. Reads no tensor data.
+// Fills in what the flags leave to the model (max_model_len, threads) and works out where the
+// memory goes. Throws InvalidArgument naming the flag if they do not fit together. Reads no tensor
+// data.
 MemoryPlan plan_memory(Checkpoint& checkpoint, EngineConfig* config);
 
 WeightType weight_type(const EngineConfig& config);

@@ -6,8 +6,8 @@
 
 namespace nanovllm {
 
-void fill_rope_table(const RopeConfig& rope, int64_t head_dim, int64_t max_positions, const float* freq_factors,
-                     float* table) {
+void fill_rope_table(const RopeConfig& rope, int64_t head_dim, int64_t max_positions,
+                     const float* freq_factors, float* table) {
   const int64_t half = head_dim / 2;
   std::vector<float> inv_freq(half);
   float amplitude = 1.0f;
@@ -26,8 +26,9 @@ void fill_rope_table(const RopeConfig& rope, int64_t head_dim, int64_t max_posit
       if (wavelength > low_wavelength) {
         f = static_cast<float>(f / rope.factor);
       } else {
-        const double smooth = (rope.original_max_position_embeddings / wavelength - rope.low_freq_factor) /
-                              (rope.high_freq_factor - rope.low_freq_factor);
+        const double smooth =
+            (rope.original_max_position_embeddings / wavelength - rope.low_freq_factor) /
+            (rope.high_freq_factor - rope.low_freq_factor);
         f = static_cast<float>((1 - smooth) * f / rope.factor + smooth * f);
       }
     }
@@ -44,7 +45,9 @@ void fill_rope_table(const RopeConfig& rope, int64_t head_dim, int64_t max_posit
       const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
       inv_freq[i] = static_cast<float>(inv_freq[i] / rope.factor * ramp + inv_freq[i] * (1 - ramp));
     }
-    auto mscale = [&](double m) { return rope.factor <= 1 ? 1.0 : 0.1 * m * std::log(rope.factor) + 1.0; };
+    auto mscale = [&](double m) {
+      return rope.factor <= 1 ? 1.0 : 0.1 * m * std::log(rope.factor) + 1.0;
+    };
     amplitude = static_cast<float>(rope.attention_factor != 0 ? rope.attention_factor
                                    : rope.mscale != 0 && rope.mscale_all_dim != 0
                                        ? mscale(rope.mscale) / mscale(rope.mscale_all_dim)

@@ -17,7 +17,9 @@ struct LayerMatrices {
 LayerMatrices layer_matrices(Checkpoint& checkpoint, int64_t i) {
   const ModelConfig& c = checkpoint.config();
   const std::string p = layer_prefix(i);
-  auto get = [&](const char* name, int64_t out, int64_t in) { return checkpoint.get(p + name, {out, in}); };
+  auto get = [&](const char* name, int64_t out, int64_t in) {
+    return checkpoint.get(p + name, {out, in});
+  };
   return {{get("self_attn.q_proj.weight", c.q_size(), c.hidden_size),
            get("self_attn.k_proj.weight", c.kv_size(), c.hidden_size),
            get("self_attn.v_proj.weight", c.kv_size(), c.hidden_size)},
@@ -46,8 +48,8 @@ float* Transformer::load_vector(Checkpoint& checkpoint, const std::vector<std::s
   return out;
 }
 
-Transformer::Transformer(Checkpoint& checkpoint, Backend& backend, WeightType type, int64_t max_tokens,
-                         int64_t max_positions)
+Transformer::Transformer(Checkpoint& checkpoint, Backend& backend, WeightType type,
+                         int64_t max_tokens, int64_t max_positions)
     : config_(checkpoint.config()), backend_(backend) {
   const ModelConfig& c = config_;
   auto pack = [&](const std::vector<TensorView>& parts) {
@@ -68,14 +70,16 @@ Transformer::Transformer(Checkpoint& checkpoint, Backend& backend, WeightType ty
     layer.gate_up_proj = pack(m.gate_up);
     layer.down_proj = pack(m.down);
     layer.input_norm = load_vector(checkpoint, {p + "input_layernorm.weight"}, {c.hidden_size});
-    layer.post_attention_norm = load_vector(checkpoint, {p + "post_attention_layernorm.weight"}, {c.hidden_size});
+    layer.post_attention_norm =
+        load_vector(checkpoint, {p + "post_attention_layernorm.weight"}, {c.hidden_size});
     if (c.qk_norm) {
       layer.q_norm = load_vector(checkpoint, {attn + "q_norm.weight"}, {c.head_dim});
       layer.k_norm = load_vector(checkpoint, {attn + "k_norm.weight"}, {c.head_dim});
     }
     if (c.qkv_bias)
-      layer.qkv_bias = load_vector(checkpoint, {attn + "q_proj.bias", attn + "k_proj.bias", attn + "v_proj.bias"},
-                                   {c.q_size(), c.kv_size(), c.kv_size()});
+      layer.qkv_bias = load_vector(
+          checkpoint, {attn + "q_proj.bias", attn + "k_proj.bias", attn + "v_proj.bias"},
+          {c.q_size(), c.kv_size(), c.kv_size()});
     if (c.o_bias) layer.o_bias = load_vector(checkpoint, {attn + "o_proj.bias"}, {c.hidden_size});
     if (c.mlp_bias) {
       layer.gate_up_bias = load_vector(checkpoint, {mlp + "gate_proj.bias", mlp + "up_proj.bias"},
@@ -94,7 +98,8 @@ Transformer::Transformer(Checkpoint& checkpoint, Backend& backend, WeightType ty
   }
   checkpoint.refuse_unused();
   rope_table_ = backend_.allocate(max_positions * c.head_dim);
-  fill_rope_table(c.rope, c.head_dim, max_positions, factors.empty() ? nullptr : factors.data(), rope_table_);
+  fill_rope_table(c.rope, c.head_dim, max_positions, factors.empty() ? nullptr : factors.data(),
+                  rope_table_);
 
   residual_ = backend_.allocate(max_tokens * c.hidden_size);
   hidden_ = backend_.allocate(max_tokens * c.hidden_size);
@@ -104,19 +109,22 @@ Transformer::Transformer(Checkpoint& checkpoint, Backend& backend, WeightType ty
   activated_ = backend_.allocate(max_tokens * c.intermediate_size);
 }
 
-int64_t Transformer::planned_activation_floats(const ModelConfig& c, int64_t max_tokens, int64_t max_positions) {
-  return max_positions * c.head_dim +
-         max_tokens * (2 * c.hidden_size + 2 * c.q_size() + 2 * c.kv_size() + 3 * c.intermediate_size);
+int64_t Transformer::planned_activation_floats(const ModelConfig& c, int64_t max_tokens,
+                                               int64_t max_positions) {
+  return max_positions * c.head_dim + max_tokens * (2 * c.hidden_size + 2 * c.q_size() +
+                                                    2 * c.kv_size() + 3 * c.intermediate_size);
 }
 
-int64_t Transformer::planned_weight_bytes(Checkpoint& checkpoint, const Backend& backend, WeightType type) {
+int64_t Transformer::planned_weight_bytes(Checkpoint& checkpoint, const Backend& backend,
+                                          WeightType type) {
   const ModelConfig& c = checkpoint.config();
   const std::vector<int64_t> table_shape = {c.vocab_size, c.hidden_size};
   const TensorView table = checkpoint.get("model.embed_tokens.weight", table_shape);
   int64_t bytes = backend.packed_bytes({&table, 1}, type);
   for (int64_t i = 0; i < c.num_layers; ++i) {
     const LayerMatrices m = layer_matrices(checkpoint, i);
-    for (const auto* parts : {&m.qkv, &m.o, &m.gate_up, &m.down}) bytes += backend.packed_bytes(*parts, type);
+    for (const auto* parts : {&m.qkv, &m.o, &m.gate_up, &m.down})
+      bytes += backend.packed_bytes(*parts, type);
     int64_t floats = 2 * c.hidden_size;
     if (c.qk_norm) floats += 2 * c.head_dim;
     if (c.qkv_bias) floats += c.q_size() + 2 * c.kv_size();
@@ -152,7 +160,8 @@ const float* Transformer::forward(const Batch& batch) {
     if (i == 0)
       backend_.rms_norm(residual_, layer.input_norm, eps, tokens, c.hidden_size, hidden_);
     else  // hidden_ still holds the previous layer's MLP output
-      backend_.add_rms_norm(residual_, hidden_, layer.input_norm, eps, tokens, c.hidden_size, hidden_);
+      backend_.add_rms_norm(residual_, hidden_, layer.input_norm, eps, tokens, c.hidden_size,
+                            hidden_);
     backend_.linear(*layer.qkv_proj, layer.qkv_bias, hidden_, tokens, qkv_);
     rope.layer = attention.layer = static_cast<int>(i);
     rope.q_norm = layer.q_norm, rope.k_norm = layer.k_norm;
@@ -160,7 +169,8 @@ const float* Transformer::forward(const Batch& batch) {
     attention.sliding_window = c.sliding_window[i];
     backend_.attention(attention, batch, qkv_, attention_);
     backend_.linear(*layer.o_proj, layer.o_bias, attention_, tokens, hidden_);
-    backend_.add_rms_norm(residual_, hidden_, layer.post_attention_norm, eps, tokens, c.hidden_size, hidden_);
+    backend_.add_rms_norm(residual_, hidden_, layer.post_attention_norm, eps, tokens, c.hidden_size,
+                          hidden_);
     backend_.linear(*layer.gate_up_proj, layer.gate_up_bias, hidden_, tokens, gate_up_);
     backend_.silu_mul(gate_up_, tokens, c.intermediate_size, activated_);
     backend_.linear(*layer.down_proj, layer.down_bias, activated_, tokens, hidden_);

@@ -1,7 +1,9 @@
-// Transformer: the decoder of Llama, Mistral, Qwen2 and Qwen3: token ids in, hidden states and logits out. Their differences are data
-// (ModelConfig); the forward pass is a straight line of backend calls, one for each operation, over the whole batch.
+// Transformer: the decoder of Llama, Mistral, Qwen2 and Qwen3: token ids in, hidden states and
+// logits out. Their differences are data (ModelConfig); the forward pass is a straight line of
+// backend calls, one for each operation, over the whole batch.
 //
-// Owned by the ModelRunner; one thread. All memory is taken in the constructor: forward() allocates nothing.
+// Owned by the ModelRunner; one thread. All memory is taken in the constructor: forward() allocates
+// nothing.
 #pragma once
 
 #include <memory>
@@ -15,37 +17,45 @@ namespace nanovllm {
 
 class Transformer {
  public:
-  // max_tokens: tokens a batch may have; max_positions: longest sequence. Packs every weight of the checkpoint.
-  Transformer(Checkpoint& checkpoint, Backend& backend, WeightType type, int64_t max_tokens, int64_t max_positions);
+  // max_tokens: tokens a batch may have; max_positions: longest sequence. Packs every weight of the
+  // checkpoint.
+  Transformer(Checkpoint& checkpoint, Backend& backend, WeightType type, int64_t max_tokens,
+              int64_t max_positions);
 
-  // Runs the batch through all layers, writing its keys and values to the cache. Returns the final hidden states, normed,
-  // of the tokens in batch.logits_rows: [R, hidden_size]. Valid until the next call.
+  // Runs the batch through all layers, writing its keys and values to the cache. Returns the final
+  // hidden states, normed, of the tokens in batch.logits_rows: [R, hidden_size]. Valid until the
+  // next call.
   const float* forward(const Batch& batch);
-  // logits[r, :] = hidden[r, :] times the output head.  hidden [rows, hidden_size], logits [rows, vocab_size]
+  // logits[r, :] = hidden[r, :] times the output head.  hidden [rows, hidden_size], logits [rows,
+  // vocab_size]
   void compute_logits(const float* hidden, int64_t rows, float* logits);
 
   int64_t weight_bytes() const { return weight_bytes_; }
   int64_t num_parameters() const { return num_parameters_; }
 
   // What the constructor would take, for the memory plan; reads no tensor data.
-  static int64_t planned_weight_bytes(Checkpoint& checkpoint, const Backend& backend, WeightType type);
-  static int64_t planned_activation_floats(const ModelConfig& config, int64_t max_tokens, int64_t max_positions);
+  static int64_t planned_weight_bytes(Checkpoint& checkpoint, const Backend& backend,
+                                      WeightType type);
+  static int64_t planned_activation_floats(const ModelConfig& config, int64_t max_tokens,
+                                           int64_t max_positions);
 
  private:
   struct Layer {
     std::unique_ptr<Weight> qkv_proj, o_proj, gate_up_proj, down_proj;
-    float *input_norm, *post_attention_norm;                              // [hidden]
-    float *q_norm = nullptr, *k_norm = nullptr;                           // [head_dim]
+    float *input_norm, *post_attention_norm;     // [hidden]
+    float *q_norm = nullptr, *k_norm = nullptr;  // [head_dim]
     float *qkv_bias = nullptr, *o_bias = nullptr, *gate_up_bias = nullptr, *down_bias = nullptr;
   };
-  float* load_vector(Checkpoint& checkpoint, const std::vector<std::string>& names, const std::vector<int64_t>& sizes);
+  float* load_vector(Checkpoint& checkpoint, const std::vector<std::string>& names,
+                     const std::vector<int64_t>& sizes);
 
   const ModelConfig config_;
   Backend& backend_;
   std::unique_ptr<Weight> embed_tokens_, lm_head_;  // lm_head_ is null when tied
   std::vector<Layer> layers_;
   float *norm_, *rope_table_;
-  float *residual_, *hidden_, *qkv_, *attention_, *gate_up_, *activated_;  // activations, [max_tokens, ...]
+  float *residual_, *hidden_, *qkv_, *attention_, *gate_up_,
+      *activated_;  // activations, [max_tokens, ...]
   int64_t weight_bytes_ = 0, num_parameters_ = 0;
 };
 

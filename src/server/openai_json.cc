@@ -9,7 +9,8 @@ namespace {
 
 constexpr size_t kMaxDepth = 100, kMaxMembers = 10'000;
 
-// One pass over the bytes before the parser allocates anything. What is not JSON is left for the parser to refuse.
+// One pass over the bytes before the parser allocates anything. What is not JSON is left for the
+// parser to refuse.
 void check_limits(std::string_view text) {
   std::vector<size_t> members;  // of each open array or object
   bool in_string = false;
@@ -23,11 +24,13 @@ void check_limits(std::string_view text) {
     } else if (c == '{' || c == '[') {
       members.push_back(0);
       if (members.size() > kMaxDepth)
-        throw InvalidArgument("body", "is nested deeper than " + std::to_string(kMaxDepth) + " levels");
+        throw InvalidArgument("body",
+                              "is nested deeper than " + std::to_string(kMaxDepth) + " levels");
     } else if ((c == '}' || c == ']') && !members.empty()) {
       members.pop_back();
     } else if (c == ':' && !members.empty() && ++members.back() > kMaxMembers) {
-      throw InvalidArgument("body", "has an object of more than " + std::to_string(kMaxMembers) + " members");
+      throw InvalidArgument(
+          "body", "has an object of more than " + std::to_string(kMaxMembers) + " members");
     }
   }
 }
@@ -54,17 +57,26 @@ Json parse_body(std::string_view text, size_t max_bytes) {
   }
 }
 
-std::string dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string dump(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
 const char* type_name(const Json& value) {
   switch (value.type()) {
-    case Json::value_t::null: return "null";
-    case Json::value_t::boolean: return "a boolean";
-    case Json::value_t::string: return "a string";
-    case Json::value_t::array: return "an array";
-    case Json::value_t::object: return "an object";
-    case Json::value_t::number_float: return "a number";
-    default: return "an integer";
+    case Json::value_t::null:
+      return "null";
+    case Json::value_t::boolean:
+      return "a boolean";
+    case Json::value_t::string:
+      return "a string";
+    case Json::value_t::array:
+      return "an array";
+    case Json::value_t::object:
+      return "an object";
+    case Json::value_t::number_float:
+      return "a number";
+    default:
+      return "an integer";
   }
 }
 
@@ -77,7 +89,8 @@ int64_t to_integer(const std::string& name, const Json& value, int64_t min, int6
   } else if (value.is_number_integer()) {
     fits = true;
     result = value.get<int64_t>();
-  } else if (value.is_number_float() && std::nearbyint(value.get<double>()) == value.get<double>()) {
+  } else if (value.is_number_float() &&
+             std::nearbyint(value.get<double>()) == value.get<double>()) {
     fits = std::fabs(value.get<double>()) < 9.2e18;
     if (fits) result = static_cast<int64_t>(value.get<double>());
   } else {
@@ -109,7 +122,8 @@ std::optional<bool> Fields::boolean(const char* name) const {
 std::optional<int64_t> Fields::integer(const char* name) const {
   const Json* value = get(name);
   if (!value) return std::nullopt;
-  return to_integer(name, *value, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
+  return to_integer(name, *value, std::numeric_limits<int64_t>::min(),
+                    std::numeric_limits<int64_t>::max());
 }
 
 std::optional<double> Fields::number(const char* name) const {

@@ -1,7 +1,8 @@
-// Reading JSON that a client sent: untrusted, so size, depth and key counts are capped and every type is checked.
+// Reading JSON that a client sent: untrusted, so size, depth and key counts are capped and every
+// type is checked.
 //
-// Fields reads the members of one object by name. A member that is null counts as left out, as in vLLM. Every complaint is
-// an InvalidArgument whose where() is the member's name.
+// Fields reads the members of one object by name. A member that is null counts as left out, as in
+// vLLM. Every complaint is an InvalidArgument whose where() is the member's name.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxBodyBytes = size_t{64} << 20;
 
-// Throws InvalidArgument("body", ...): not JSON, not UTF-8, too large, nested deeper than 100, an object with more than
-// 10,000 members (lookups in an ordered object are linear).
+// Throws InvalidArgument("body", ...): not JSON, not UTF-8, too large, nested deeper than 100, an
+// object with more than 10,000 members (lookups in an ordered object are linear).
 Json parse_body(std::string_view text, size_t max_bytes = kMaxBodyBytes);
 
 // Compact JSON on one line. Bytes that are not UTF-8 become U+FFFD.

@@ -15,10 +15,11 @@ void refuse(const Fields& fields, const char* name, const Json& off = nullptr) {
 }
 
 void refuse_unsupported(const Fields& fields) {
-  for (const char* name : {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_whitespace_pattern",
-                           "guided_decoding_backend", "structured_outputs", "structural_tag", "logits_processors",
-                           "allowed_token_ids", "bad_words", "truncate_prompt_tokens", "prompt_embeds",
-                           "mm_processor_kwargs", "kv_transfer_params"})
+  for (const char* name :
+       {"guided_json", "guided_regex", "guided_choice", "guided_grammar",
+        "guided_whitespace_pattern", "guided_decoding_backend", "structured_outputs",
+        "structural_tag", "logits_processors", "allowed_token_ids", "bad_words",
+        "truncate_prompt_tokens", "prompt_embeds", "mm_processor_kwargs", "kv_transfer_params"})
     refuse(fields, name);
   refuse(fields, "use_beam_search", false);
   refuse(fields, "length_penalty", 1.0);
@@ -31,10 +32,14 @@ void refuse_unsupported(const Fields& fields) {
 
 std::vector<std::string> parse_stop(const Json& stop) {
   if (stop.is_string()) return {stop.get<std::string>()};
-  if (!stop.is_array()) throw InvalidArgument("stop", std::string("is ") + type_name(stop) + "; must be a string or a list");
+  if (!stop.is_array())
+    throw InvalidArgument("stop",
+                          std::string("is ") + type_name(stop) + "; must be a string or a list");
   std::vector<std::string> result;
   for (const Json& item : stop) {
-    if (!item.is_string()) throw InvalidArgument("stop", std::string("holds ") + type_name(item) + "; must hold strings");
+    if (!item.is_string())
+      throw InvalidArgument("stop",
+                            std::string("holds ") + type_name(item) + "; must hold strings");
     result.push_back(item.get<std::string>());
   }
   return result;
@@ -48,7 +53,8 @@ std::map<int32_t, double> parse_logit_bias(const Json& object) {
     if (error != std::errc() || end != key.data() + key.size() || id < 0)
       throw InvalidArgument("logit_bias", "key " + Json(key).dump() + " is not a token id");
     if (!value.is_number())
-      throw InvalidArgument("logit_bias", std::string("holds ") + type_name(value) + "; must hold numbers");
+      throw InvalidArgument("logit_bias",
+                            std::string("holds ") + type_name(value) + "; must hold numbers");
     result[id] = value.get<double>();
   }
   return result;
@@ -57,9 +63,12 @@ std::map<int32_t, double> parse_logit_bias(const Json& object) {
 // The sampling parameters that both endpoints spell alike.
 SamplingParams parse_sampling(const Fields& fields, const GenerationDefaults& defaults) {
   SamplingParams p;
-  auto number = [&](const char* name, double* target, std::optional<double> model_default = std::nullopt) {
-    if (const auto value = fields.number(name)) *target = *value;
-    else if (model_default) *target = *model_default;
+  auto number = [&](const char* name, double* target,
+                    std::optional<double> model_default = std::nullopt) {
+    if (const auto value = fields.number(name))
+      *target = *value;
+    else if (model_default)
+      *target = *model_default;
   };
   number("temperature", &p.temperature, defaults.temperature);
   number("top_p", &p.top_p, defaults.top_p);
@@ -73,11 +82,13 @@ SamplingParams parse_sampling(const Fields& fields, const GenerationDefaults& de
   p.min_tokens = fields.integer("min_tokens").value_or(p.min_tokens);
   p.ignore_eos = fields.boolean("ignore_eos").value_or(p.ignore_eos);
   p.skip_special_tokens = fields.boolean("skip_special_tokens").value_or(p.skip_special_tokens);
-  p.include_stop_str_in_output = fields.boolean("include_stop_str_in_output").value_or(p.include_stop_str_in_output);
+  p.include_stop_str_in_output =
+      fields.boolean("include_stop_str_in_output").value_or(p.include_stop_str_in_output);
   p.prompt_logprobs = fields.integer("prompt_logprobs");
   if (const Json* stop = fields.get("stop")) p.stop = parse_stop(*stop);
   if (const Json* ids = fields.array("stop_token_ids"))
-    for (const Json& id : *ids) p.stop_token_ids.push_back(static_cast<int32_t>(to_integer("stop_token_ids", id, 0, kMaxId)));
+    for (const Json& id : *ids)
+      p.stop_token_ids.push_back(static_cast<int32_t>(to_integer("stop_token_ids", id, 0, kMaxId)));
   if (const Json* bias = fields.object("logit_bias")) p.logit_bias = parse_logit_bias(*bias);
   return p;
 }
@@ -85,13 +96,16 @@ SamplingParams parse_sampling(const Fields& fields, const GenerationDefaults& de
 std::vector<int32_t> parse_ids(const Json& list) {
   std::vector<int32_t> ids;
   ids.reserve(list.size());
-  for (const Json& id : list) ids.push_back(static_cast<int32_t>(to_integer("prompt", id, 0, kMaxId)));
+  for (const Json& id : list)
+    ids.push_back(static_cast<int32_t>(to_integer("prompt", id, 0, kMaxId)));
   return ids;
 }
 
 // A string, a list of strings, a list of ids, or a list of lists of ids.
 std::vector<Prompt> parse_prompts(const Json& prompt, bool add_special_tokens) {
-  auto text_prompt = [&](const Json& text) { return Prompt{text.get<std::string>(), {}, add_special_tokens}; };
+  auto text_prompt = [&](const Json& text) {
+    return Prompt{text.get<std::string>(), {}, add_special_tokens};
+  };
   if (prompt.is_string()) return {text_prompt(prompt)};
   if (!prompt.is_array())
     throw InvalidArgument("prompt", std::string("is ") + type_name(prompt) +
@@ -101,14 +115,16 @@ std::vector<Prompt> parse_prompts(const Json& prompt, bool add_special_tokens) {
   if (prompt[0].is_number()) return {Prompt{"", parse_ids(prompt), add_special_tokens}};
   std::vector<Prompt> prompts;
   for (const Json& item : prompt) {
-    if (item.type() != prompt[0].type()) throw InvalidArgument("prompt", "mixes strings and token ids");
+    if (item.type() != prompt[0].type())
+      throw InvalidArgument("prompt", "mixes strings and token ids");
     if (item.is_string()) {
       prompts.push_back(text_prompt(item));
     } else if (item.is_array()) {
       if (item.empty()) throw InvalidArgument("prompt", "holds an empty list of token ids");
       prompts.push_back({"", parse_ids(item), add_special_tokens});
     } else {
-      throw InvalidArgument("prompt", std::string("holds ") + type_name(item) + "; must hold strings or token ids");
+      throw InvalidArgument(
+          "prompt", std::string("holds ") + type_name(item) + "; must hold strings or token ids");
     }
   }
   return prompts;
@@ -125,52 +141,64 @@ void parse_completion(const Fields& fields, ApiRequest& request) {
 
   SamplingParams& p = request.params;
   const Json* logprobs = fields.get("logprobs");
-  if (logprobs && logprobs->is_boolean()) throw InvalidArgument("logprobs", "is a boolean; must be an integer");
+  if (logprobs && logprobs->is_boolean())
+    throw InvalidArgument("logprobs", "is a boolean; must be an integer");
   p.logprobs = fields.integer("logprobs");
   request.top_logprobs = p.logprobs.value_or(0);
   if (request.echo && p.logprobs && !p.prompt_logprobs) p.prompt_logprobs = p.logprobs;
 }
 
 void parse_chat(const Fields& fields, ApiRequest& request) {
-  for (const char* name : {"audio", "functions", "function_call", "chat_template", "prediction", "web_search_options"})
+  for (const char* name :
+       {"audio", "functions", "function_call", "chat_template", "prediction", "web_search_options"})
     refuse(fields, name);
   refuse(fields, "echo", false);
-  if (const Json* modalities = fields.array("modalities"); modalities && *modalities != Json::array({"text"}))
+  if (const Json* modalities = fields.array("modalities");
+      modalities && *modalities != Json::array({"text"}))
     throw InvalidArgument("modalities", "only [\"text\"] is supported");
 
   const Json* messages = fields.array("messages");
   if (!messages) throw InvalidArgument("messages", "is missing");
   request.messages = normalize_messages(*messages);
 
-  if (const Json* kwargs = fields.object("chat_template_kwargs")) request.template_options = *kwargs;
-  if (const auto effort = fields.string("reasoning_effort")) request.template_options["reasoning_effort"] = *effort;
-  if (const Json* documents = fields.array("documents")) request.template_options["documents"] = *documents;
-  if (const Json* tools = fields.array("tools"); tools && !tools->empty()) request.template_options["tools"] = *tools;
-  if (const Json* choice = fields.get("tool_choice"); choice && *choice != "none" && *choice != "auto")
+  if (const Json* kwargs = fields.object("chat_template_kwargs"))
+    request.template_options = *kwargs;
+  if (const auto effort = fields.string("reasoning_effort"))
+    request.template_options["reasoning_effort"] = *effort;
+  if (const Json* documents = fields.array("documents"))
+    request.template_options["documents"] = *documents;
+  if (const Json* tools = fields.array("tools"); tools && !tools->empty())
+    request.template_options["tools"] = *tools;
+  if (const Json* choice = fields.get("tool_choice");
+      choice && *choice != "none" && *choice != "auto")
     throw InvalidArgument("tool_choice", "only 'none' and 'auto' are supported");
   request.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
   request.continue_final_message = fields.boolean("continue_final_message").value_or(false);
   request.add_special_tokens = fields.boolean("add_special_tokens").value_or(false);
   if (request.continue_final_message) {
     if (fields.boolean("add_generation_prompt").value_or(false))
-      throw InvalidArgument("continue_final_message", "cannot be true together with add_generation_prompt");
+      throw InvalidArgument("continue_final_message",
+                            "cannot be true together with add_generation_prompt");
     request.add_generation_prompt = false;
   }
 
   SamplingParams& p = request.params;
   const bool logprobs = fields.boolean("logprobs").value_or(false);
   request.top_logprobs = fields.integer("top_logprobs").value_or(0);
-  if (request.top_logprobs != 0 && !logprobs) throw InvalidArgument("top_logprobs", "needs logprobs to be true");
+  if (request.top_logprobs != 0 && !logprobs)
+    throw InvalidArgument("top_logprobs", "needs logprobs to be true");
   if (logprobs) p.logprobs = request.top_logprobs;
 }
 
 int64_t parse_max_tokens(const Fields& fields, const char* name, int64_t left_out) {
   const auto value = fields.integer(name);
-  if (value && *value < 0) throw InvalidArgument(name, "is " + std::to_string(*value) + "; must be at least 0");
+  if (value && *value < 0)
+    throw InvalidArgument(name, "is " + std::to_string(*value) + "; must be at least 0");
   return value.value_or(left_out);
 }
 
-// Templates walk the arguments of an earlier tool call as an object; clients send them as JSON text.
+// Templates walk the arguments of an earlier tool call as an object; clients send them as JSON
+// text.
 Json parse_arguments(const std::string& text) {
   if (text.empty()) return Json::object();
   try {
@@ -187,9 +215,11 @@ std::string join_parts(const Json& parts) {
     const Fields fields(part, "messages");
     const std::string type = fields.string("type").value_or("");
     if (type != "text" && type != "input_text")
-      throw InvalidArgument("messages", "content of type " + dump(Json(type)) + " is not supported; only text is");
+      throw InvalidArgument(
+          "messages", "content of type " + dump(Json(type)) + " is not supported; only text is");
     const auto part_text = fields.string("text");
-    if (!part_text) throw InvalidArgument("messages", "a content part of type \"text\" has no text");
+    if (!part_text)
+      throw InvalidArgument("messages", "a content part of type \"text\" has no text");
     text += (&part == &parts.front() ? "" : "\n") + *part_text;
   }
   return text;
@@ -197,7 +227,8 @@ std::string join_parts(const Json& parts) {
 
 }  // namespace
 
-ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDefaults& defaults, int64_t vocab_size) {
+ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDefaults& defaults,
+                         int64_t vocab_size) {
   const Fields fields(body, "body");
   const bool chat = endpoint == Endpoint::kChatCompletions;
   ApiRequest request;
@@ -208,18 +239,23 @@ ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDe
   request.return_prompt_logprobs = request.params.prompt_logprobs.has_value();
   request.stream = fields.boolean("stream").value_or(false);
   if (const Json* options = fields.object("stream_options"))
-    request.include_usage = Fields(*options, "stream_options").boolean("include_usage").value_or(false);
+    request.include_usage =
+        Fields(*options, "stream_options").boolean("include_usage").value_or(false);
   request.return_token_ids = fields.boolean("return_token_ids").value_or(false);
   request.return_tokens_as_token_ids = fields.boolean("return_tokens_as_token_ids").value_or(false);
-  request.options.priority =
-      static_cast<int>(fields.get("priority") ? to_integer("priority", *fields.get("priority"), -kMaxId, kMaxId) : 0);
+  request.options.priority = static_cast<int>(
+      fields.get("priority") ? to_integer("priority", *fields.get("priority"), -kMaxId, kMaxId)
+                             : 0);
   request.options.cache_salt = fields.string("cache_salt").value_or("");
 
-  // -1 is "as far as the context goes": what vLLM does for a chat that names no limit, and for an explicit null.
+  // -1 is "as far as the context goes": what vLLM does for a chat that names no limit, and for an
+  // explicit null.
   const bool has_max_tokens = body.contains("max_tokens");
-  request.params.max_tokens = parse_max_tokens(fields, "max_tokens", chat || has_max_tokens ? -1 : request.params.max_tokens);
+  request.params.max_tokens = parse_max_tokens(
+      fields, "max_tokens", chat || has_max_tokens ? -1 : request.params.max_tokens);
   if (chat) {
-    request.params.max_tokens = parse_max_tokens(fields, "max_completion_tokens", request.params.max_tokens);
+    request.params.max_tokens =
+        parse_max_tokens(fields, "max_completion_tokens", request.params.max_tokens);
     parse_chat(fields, request);
   } else {
     parse_completion(fields, request);
@@ -229,7 +265,9 @@ ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDe
 }
 
 Json normalize_messages(const Json& messages) {
-  if (!messages.is_array()) throw InvalidArgument("messages", std::string("is ") + type_name(messages) + "; must be an array");
+  if (!messages.is_array())
+    throw InvalidArgument("messages",
+                          std::string("is ") + type_name(messages) + "; must be an array");
   if (messages.empty()) throw InvalidArgument("messages", "is empty");
   Json result = Json::array();
   for (const Json& message : messages) {
@@ -242,7 +280,8 @@ Json normalize_messages(const Json& messages) {
     } else if (content->is_array()) {
       out["content"] = join_parts(*content);
     } else if (!content->is_string()) {
-      throw InvalidArgument("messages", std::string("content is ") + type_name(*content) + "; must be a string or a list of parts");
+      throw InvalidArgument("messages", std::string("content is ") + type_name(*content) +
+                                            "; must be a string or a list of parts");
     }
     if (const Json* calls = fields.array("tool_calls")) {
       for (size_t i = 0; i < calls->size(); ++i) {
@@ -251,7 +290,8 @@ Json normalize_messages(const Json& messages) {
         if (!function) continue;
         const Json* arguments = Fields(*function, "messages").get("arguments");
         if (arguments && arguments->is_string())
-          out["tool_calls"][i]["function"]["arguments"] = parse_arguments(arguments->get_ref<const std::string&>());
+          out["tool_calls"][i]["function"]["arguments"] =
+              parse_arguments(arguments->get_ref<const std::string&>());
       }
     }
     result.push_back(std::move(out));

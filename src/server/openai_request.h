@@ -1,8 +1,10 @@
-// The body of a /v1/completions or /v1/chat/completions request, checked and turned into what the engine takes.
+// The body of a /v1/completions or /v1/chat/completions request, checked and turned into what the
+// engine takes.
 //
-// Fields are OpenAI's and vLLM's. What this engine does not do (beam search, structured output, images, ...) is refused by
-// name; fields it does not know are ignored, as vLLM ignores them. Every complaint is an InvalidArgument whose where() is
-// the field. Nothing here touches the engine: see openai_service.h.
+// Fields are OpenAI's and vLLM's. What this engine does not do (beam search, structured output,
+// images, ...) is refused by name; fields it does not know are ignored, as vLLM ignores them. Every
+// complaint is an InvalidArgument whose where() is the field. Nothing here touches the engine: see
+// openai_service.h.
 #pragma once
 
 #include <string>
@@ -21,9 +23,9 @@ struct ApiRequest {
   SamplingParams params;
   RequestOptions options;
   bool stream = false, include_usage = false;
-  bool return_token_ids = false;             // vLLM's: token_ids and prompt_token_ids in the response
-  bool return_tokens_as_token_ids = false;   // vLLM's: token strings read "token_id:N"
-  bool return_prompt_logprobs = false;       // asked for by name, not only through echo
+  bool return_token_ids = false;  // vLLM's: token_ids and prompt_token_ids in the response
+  bool return_tokens_as_token_ids = false;  // vLLM's: token strings read "token_id:N"
+  bool return_prompt_logprobs = false;      // asked for by name, not only through echo
 
   // Completions.
   std::vector<Prompt> prompts;
@@ -38,12 +40,14 @@ struct ApiRequest {
   int64_t top_logprobs = 0;
 };
 
-// defaults: the model's own, for what the request leaves out. Ranges that need no model are checked too (vocab_size 0
-// leaves token ids to the engine).
-ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDefaults& defaults, int64_t vocab_size = 0);
+// defaults: the model's own, for what the request leaves out. Ranges that need no model are checked
+// too (vocab_size 0 leaves token ids to the engine).
+ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDefaults& defaults,
+                         int64_t vocab_size = 0);
 
-// Messages as chat templates want them: the text parts of a content list joined by newlines, a null content made "", the
-// arguments of tool calls parsed from their JSON text. Throws InvalidArgument for other shapes and kinds of content.
+// Messages as chat templates want them: the text parts of a content list joined by newlines, a null
+// content made "", the arguments of tool calls parsed from their JSON text. Throws InvalidArgument
+// for other shapes and kinds of content.
 Json normalize_messages(const Json& messages);
 
 }  // namespace nanovllm::openai

@@ -6,23 +6,32 @@
 namespace nanovllm::openai {
 namespace {
 
-// A float widens to double exactly, and the shortest decimal of that double reads back as the same float.
-double json_logprob(float logprob) { return logprob > -9999.0f ? static_cast<double>(logprob) : -9999.0; }
+// A float widens to double exactly, and the shortest decimal of that double reads back as the same
+// float.
+double json_logprob(float logprob) {
+  return logprob > -9999.0f ? static_cast<double>(logprob) : -9999.0;
+}
 
 int64_t count_characters(const std::string& utf8) {
-  return std::count_if(utf8.begin(), utf8.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
+  return std::count_if(utf8.begin(), utf8.end(),
+                       [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
 
 class Builder {
  public:
-  Builder(const ApiRequest& request, const ResponseContext& context) : request_(request), context_(context) {}
+  Builder(const ApiRequest& request, const ResponseContext& context)
+      : request_(request), context_(context) {}
 
   std::string token(int32_t id) const {
-    return request_.return_tokens_as_token_ids ? "token_id:" + std::to_string(id) : context_.token_text(id);
+    return request_.return_tokens_as_token_ids ? "token_id:" + std::to_string(id)
+                                               : context_.token_text(id);
   }
 
   Json header(const char* object) const {
-    return {{"id", context_.id}, {"object", object}, {"created", context_.created}, {"model", context_.model}};
+    return {{"id", context_.id},
+            {"object", object},
+            {"created", context_.created},
+            {"model", context_.model}};
   }
 
   Json finish_reason(const CompletionOutput& output) const {
@@ -34,7 +43,8 @@ class Builder {
   Json stop_reason(const CompletionOutput& output) const {
     if (output.stop_reason.empty()) return nullptr;
     const auto& stop = request_.params.stop;
-    if (std::find(stop.begin(), stop.end(), output.stop_reason) != stop.end()) return output.stop_reason;
+    if (std::find(stop.begin(), stop.end(), output.stop_reason) != stop.end())
+      return output.stop_reason;
     const bool digits = std::all_of(output.stop_reason.begin(), output.stop_reason.end(),
                                     [](char c) { return c >= '0' && c <= '9'; });
     if (digits && output.stop_reason.size() < 11) return std::stoll(output.stop_reason);
@@ -51,8 +61,9 @@ class Builder {
       }
       Json entries = Json::object();
       for (const TokenLogprob& t : position)
-        entries[std::to_string(t.token_id)] = {
-            {"logprob", json_logprob(t.logprob)}, {"rank", t.rank}, {"decoded_token", context_.token_text(t.token_id)}};
+        entries[std::to_string(t.token_id)] = {{"logprob", json_logprob(t.logprob)},
+                                               {"rank", t.rank},
+                                               {"decoded_token", context_.token_text(t.token_id)}};
       list.push_back(std::move(entries));
     }
     return list;
@@ -78,7 +89,8 @@ class CompletionLogprobs {
       return;
     }
     token_logprobs_.push_back(json_logprob(position[0].logprob));
-    // The chosen token and the most likely N. Two tokens may read alike (pieces of a character); the likelier one stays.
+    // The chosen token and the most likely N. Two tokens may read alike (pieces of a character);
+    // the likelier one stays.
     Json top = Json::object();
     const size_t wanted = static_cast<size_t>(builder_.request_.top_logprobs) + 1;
     for (size_t i = 0; i < std::min(position.size(), wanted); ++i)
@@ -95,18 +107,21 @@ class CompletionLogprobs {
 
  private:
   const Builder& builder_;
-  Json tokens_ = Json::array(), token_logprobs_ = Json::array(), top_ = Json::array(), offsets_ = Json::array();
+  Json tokens_ = Json::array(), token_logprobs_ = Json::array(), top_ = Json::array(),
+       offsets_ = Json::array();
   int64_t offset_ = 0;
 };
 
-Json completion_logprobs(const Builder& builder, const RequestOutput& output, const CompletionOutput& completion) {
+Json completion_logprobs(const Builder& builder, const RequestOutput& output,
+                         const CompletionOutput& completion) {
   const ApiRequest& request = builder.request_;
   if (!request.params.logprobs) return nullptr;
   CompletionLogprobs logprobs(builder);
   if (request.echo) {
     for (size_t i = 0; i < output.prompt_token_ids.size(); ++i)
-      logprobs.add(output.prompt_token_ids[i],
-                   i < output.prompt_logprobs.size() ? output.prompt_logprobs[i] : PositionLogprobs{});
+      logprobs.add(output.prompt_token_ids[i], i < output.prompt_logprobs.size()
+                                                   ? output.prompt_logprobs[i]
+                                                   : PositionLogprobs{});
   }
   for (size_t i = 0; i < completion.token_ids.size(); ++i)
     logprobs.add(completion.token_ids[i],
@@ -129,7 +144,8 @@ Json chat_logprobs(const Builder& builder, const CompletionOutput& completion) {
     Json entry = chat_token(builder, position[0]);
     Json top = Json::array();
     const size_t wanted = static_cast<size_t>(builder.request_.top_logprobs);
-    for (size_t i = 1; i < position.size() && top.size() < wanted; ++i) top.push_back(chat_token(builder, position[i]));
+    for (size_t i = 1; i < position.size() && top.size() < wanted; ++i)
+      top.push_back(chat_token(builder, position[i]));
     entry["top_logprobs"] = std::move(top);
     content.push_back(std::move(entry));
   }
@@ -141,7 +157,8 @@ Json usage(std::span<const RequestOutput> outputs) {
   for (const RequestOutput& output : outputs) {
     prompt += static_cast<int64_t>(output.prompt_token_ids.size());
     cached += output.num_cached_tokens;
-    for (const CompletionOutput& c : output.outputs) completion += static_cast<int64_t>(c.token_ids.size());
+    for (const CompletionOutput& c : output.outputs)
+      completion += static_cast<int64_t>(c.token_ids.size());
   }
   return {{"prompt_tokens", prompt},
           {"completion_tokens", completion},
@@ -168,7 +185,8 @@ Json completion_body(const ApiRequest& request, const ResponseContext& context,
                      {"logprobs", completion_logprobs(builder, output, completion)},
                      {"finish_reason", builder.finish_reason(completion)},
                      {"stop_reason", builder.stop_reason(completion)}};
-      if (request.return_prompt_logprobs) choice["prompt_logprobs"] = builder.prompt_logprobs(output);
+      if (request.return_prompt_logprobs)
+        choice["prompt_logprobs"] = builder.prompt_logprobs(output);
       if (request.return_token_ids) {
         choice["token_ids"] = completion.token_ids;
         choice["prompt_token_ids"] = output.prompt_token_ids;
@@ -182,15 +200,17 @@ Json completion_body(const ApiRequest& request, const ResponseContext& context,
   return body;
 }
 
-Json chat_body(const ApiRequest& request, const ResponseContext& context, const RequestOutput& output) {
+Json chat_body(const ApiRequest& request, const ResponseContext& context,
+               const RequestOutput& output) {
   const Builder builder(request, context);
   Json choices = Json::array();
   for (const CompletionOutput& completion : output.outputs) {
-    Json choice = {{"index", completion.index},
-                   {"message", {{"role", "assistant"}, {"content", completion.text}, {"refusal", nullptr}}},
-                   {"logprobs", chat_logprobs(builder, completion)},
-                   {"finish_reason", builder.finish_reason(completion)},
-                   {"stop_reason", builder.stop_reason(completion)}};
+    Json choice = {
+        {"index", completion.index},
+        {"message", {{"role", "assistant"}, {"content", completion.text}, {"refusal", nullptr}}},
+        {"logprobs", chat_logprobs(builder, completion)},
+        {"finish_reason", builder.finish_reason(completion)},
+        {"stop_reason", builder.stop_reason(completion)}};
     if (request.return_token_ids) choice["token_ids"] = completion.token_ids;
     choices.push_back(std::move(choice));
   }
@@ -203,7 +223,9 @@ Json chat_body(const ApiRequest& request, const ResponseContext& context, const 
 }
 
 Json error_body(const std::string& message, const std::string& param, int status) {
-  const char* type = status == 404 ? "NotFoundError" : status < 500 ? "BadRequestError" : "InternalServerError";
+  const char* type = status == 404  ? "NotFoundError"
+                     : status < 500 ? "BadRequestError"
+                                    : "InternalServerError";
   Json error = {{"message", message}, {"type", type}, {"param", nullptr}, {"code", status}};
   if (!param.empty()) error["param"] = param;
   return {{"error", std::move(error)}};

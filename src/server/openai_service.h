@@ -1,5 +1,6 @@
-// Runs an ApiRequest on an LLM: renders the chat template, queues the prompts, and hands over one response body when the
-// last of them is finished. Used by run-batch and by the HTTP server's requests that do not stream.
+// Runs an ApiRequest on an LLM: renders the chat template, queues the prompts, and hands over one
+// response body when the last of them is finished. Used by run-batch and by the HTTP server's
+// requests that do not stream.
 #pragma once
 
 #include <functional>
@@ -22,8 +23,10 @@ struct Submitted {
   std::vector<uint64_t> request_ids;  // for LLM::cancel
 };
 
-// Throws InvalidArgument, with nothing left in the queue, if a prompt is refused. Otherwise done is called once, from inside
-// a later LLM::step(), unless the request is cancelled. served_model is the "model" of the response.
-Submitted submit(LLM& llm, ApiRequest request, const std::string& served_model, std::function<void(const Json&)> done);
+// Throws InvalidArgument, with nothing left in the queue, if a prompt is refused. Otherwise done is
+// called once, from inside a later LLM::step(), unless the request is cancelled. served_model is
+// the "model" of the response.
+Submitted submit(LLM& llm, ApiRequest request, const std::string& served_model,
+                 std::function<void(const Json&)> done);
 
 }  // namespace nanovllm::openai

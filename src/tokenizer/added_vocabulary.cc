@@ -39,10 +39,12 @@ AddedTokenMatcher::Match AddedTokenMatcher::longest_at(std::string_view text, si
   Match best;
   int32_t node = 0;
   for (size_t at = begin; at < text.size(); ++at) {
-    const auto it = edges_.find((static_cast<uint64_t>(node) << 8) | static_cast<uint8_t>(text[at]));
+    const auto it =
+        edges_.find((static_cast<uint64_t>(node) << 8) | static_cast<uint8_t>(text[at]));
     if (it == edges_.end()) break;
     node = it->second;
-    if (token_at_[static_cast<size_t>(node)] >= 0) best = {at + 1, token_at_[static_cast<size_t>(node)]};
+    if (token_at_[static_cast<size_t>(node)] >= 0)
+      best = {at + 1, token_at_[static_cast<size_t>(node)]};
   }
   return best;
 }
@@ -63,7 +65,8 @@ void AddedTokenMatcher::split(std::string_view text, std::vector<TextSegment>& s
     size_t begin = at, end = match.end;
     at = match.end;  // the search goes on behind the match, counted or not
     if (token.single_word) {
-      const bool word_before = begin > 0 && is_word(character_at(text, last_character(text.substr(0, begin))));
+      const bool word_before =
+          begin > 0 && is_word(character_at(text, last_character(text.substr(0, begin))));
       const bool word_after = end < text.size() && is_word(character_at(text, end));
       if (word_before || word_after) continue;
     }

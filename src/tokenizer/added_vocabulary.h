@@ -1,6 +1,7 @@
-// AddedVocabulary: tokens found in the text before the model sees it (special ones such as <|im_end|>, and others). Those
-// with normalized = false are looked for in the text as given, the rest in the normalized text; the leftmost match wins, and
-// of several there the longest. Immutable after loading.
+// AddedVocabulary: tokens found in the text before the model sees it (special ones such as
+// <|im_end|>, and others). Those with normalized = false are looked for in the text as given, the
+// rest in the normalized text; the leftmost match wins, and of several there the longest. Immutable
+// after loading.
 #pragma once
 
 #include <array>
@@ -15,8 +16,8 @@ namespace nanovllm {
 struct AddedToken {
   std::string content;
   int32_t id = 0;
-  bool special = false;      // left out of decoded text on request
-  bool single_word = false;  // only where no word character stands on either side
+  bool special = false;                 // left out of decoded text on request
+  bool single_word = false;             // only where no word character stands on either side
   bool lstrip = false, rstrip = false;  // takes the white space on that side along
   bool normalized = true;
 };
@@ -29,7 +30,8 @@ struct TextSegment {
 
 class AddedTokenMatcher {
  public:
-  // pattern: what to look for (the content, normalized for tokens that say so). Empty and repeated patterns are ignored.
+  // pattern: what to look for (the content, normalized for tokens that say so). Empty and repeated
+  // patterns are ignored.
   void add(std::string_view pattern, const AddedToken& token);
   // Covers the text with segments; empty ones are left out.
   void split(std::string_view text, std::vector<TextSegment>& segments) const;

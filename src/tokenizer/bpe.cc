@@ -26,7 +26,8 @@ struct Candidate {
   uint32_t rank;
   int32_t position;
   int32_t id;
-  // For std::*_heap, which keeps the largest in front: the best is the lowest rank, then the leftmost.
+  // For std::*_heap, which keeps the largest in front: the best is the lowest rank, then the
+  // leftmost.
   bool operator<(const Candidate& other) const {
     return rank != other.rank ? rank > other.rank : position > other.position;
   }
@@ -42,15 +43,17 @@ BpeModel::BpeModel(const Vocabulary& vocabulary, std::span<const Merge> merges, 
   pairs_.resize(size_t{1} << bits);
   shift_ = 64 - bits;
 
-  const size_t prefix = options_.continuing_subword_prefix ? options_.continuing_subword_prefix->size() : 0;
+  const size_t prefix =
+      options_.continuing_subword_prefix ? options_.continuing_subword_prefix->size() : 0;
   uint32_t rank = 0;
   for (const auto& [left, right] : merges) {
     const auto left_id = vocabulary.find(left), right_id = vocabulary.find(right);
     if (!left_id || !right_id) {
-      throw Error(where, "merge " + std::to_string(rank) + " names the token " + quote(left_id ? right : left) +
-                             ", which is not in the vocabulary");
+      throw Error(where, "merge " + std::to_string(rank) + " names the token " +
+                             quote(left_id ? right : left) + ", which is not in the vocabulary");
     }
-    if (right.size() < prefix) throw Error(where, "merge " + std::to_string(rank) + " is shorter than the prefix");
+    if (right.size() < prefix)
+      throw Error(where, "merge " + std::to_string(rank) + " is shorter than the prefix");
     const std::string merged = left + right.substr(prefix);
     const auto id = vocabulary.find(merged);
     if (!id) {
@@ -111,8 +114,8 @@ std::optional<int32_t> BpeModel::character(std::string_view c) const {
   return vocabulary_.find(c);
 }
 
-// The piece as its single characters (or bytes), unknown ones replaced by the model's policy. The order in which pending
-// unknowns are written is Hugging Face's.
+// The piece as its single characters (or bytes), unknown ones replaced by the model's policy. The
+// order in which pending unknowns are written is Hugging Face's.
 void BpeModel::symbols_of(std::string_view piece, std::vector<int32_t>& ids) const {
   const bool affixes = options_.continuing_subword_prefix || options_.end_of_word_suffix;
   bool unknown_pending = false;
@@ -125,13 +128,15 @@ void BpeModel::symbols_of(std::string_view piece, std::vector<int32_t>& ids) con
     std::optional<int32_t> id;
     if (affixes) {
       scratch.clear();
-      if (!first && options_.continuing_subword_prefix) scratch += *options_.continuing_subword_prefix;
+      if (!first && options_.continuing_subword_prefix)
+        scratch += *options_.continuing_subword_prefix;
       if (options_.byte_level) {
         append_utf8(scratch, byte_to_char(static_cast<uint8_t>(c[0])));
       } else {
         scratch += c;
       }
-      if (pos >= piece.size() && options_.end_of_word_suffix) scratch += *options_.end_of_word_suffix;
+      if (pos >= piece.size() && options_.end_of_word_suffix)
+        scratch += *options_.end_of_word_suffix;
       c = scratch;
       id = vocabulary_.find(c);
     } else {
@@ -149,13 +154,16 @@ void BpeModel::symbols_of(std::string_view piece, std::vector<int32_t>& ids) con
         chars = bytes_to_chars(c);
         c = chars;
       }
-      if (std::all_of(c.begin(), c.end(), [&](char b) { return fallback_ids_[static_cast<uint8_t>(b)] >= 0; })) {
+      if (std::all_of(c.begin(), c.end(),
+                      [&](char b) { return fallback_ids_[static_cast<uint8_t>(b)] >= 0; })) {
         for (const char b : c) ids.push_back(fallback_ids_[static_cast<uint8_t>(b)]);
         continue;
       }
     }
     if (options_.unk_token) {
-      if (!unk_) throw Error("tokenizer", "the unknown token " + quote(*options_.unk_token) + " is not in the vocabulary");
+      if (!unk_)
+        throw Error("tokenizer", "the unknown token " + quote(*options_.unk_token) +
+                                     " is not in the vocabulary");
       if (unknown_pending && !options_.fuse_unk) ids.push_back(*unk_);
       unknown_pending = true;
     }
@@ -211,7 +219,8 @@ size_t BpeModel::merge_short(int32_t* ids, size_t n) const {
 
 void BpeModel::merge_long(std::vector<int32_t>& ids, size_t first) const {
   const size_t n = ids.size() - first;
-  if (n > size_t{0x7FFFFFFF}) throw Error("tokenizer", "the text has a piece of more than 2^31 symbols");
+  if (n > size_t{0x7FFFFFFF})
+    throw Error("tokenizer", "the text has a piece of more than 2^31 symbols");
   std::vector<Symbol> symbols(n);
   for (size_t i = 0; i < n; ++i) {
     const auto at = static_cast<int32_t>(i);
@@ -220,7 +229,8 @@ void BpeModel::merge_long(std::vector<int32_t>& ids, size_t first) const {
   std::vector<Candidate> heap;
   const auto candidate = [&](int32_t left, int32_t right) -> std::optional<Candidate> {
     if (left < 0 || right < 0) return std::nullopt;
-    const Pair* pair = find(symbols[static_cast<size_t>(left)].id, symbols[static_cast<size_t>(right)].id);
+    const Pair* pair =
+        find(symbols[static_cast<size_t>(left)].id, symbols[static_cast<size_t>(right)].id);
     if (pair == nullptr) return std::nullopt;
     return Candidate{pair->rank, left, pair->id};
   };
@@ -231,7 +241,8 @@ void BpeModel::merge_long(std::vector<int32_t>& ids, size_t first) const {
     }
   };
   for (size_t i = 0; i + 1 < n; ++i) {
-    if (const auto c = candidate(static_cast<int32_t>(i), static_cast<int32_t>(i) + 1)) heap.push_back(*c);
+    if (const auto c = candidate(static_cast<int32_t>(i), static_cast<int32_t>(i) + 1))
+      heap.push_back(*c);
   }
   std::make_heap(heap.begin(), heap.end());
   while (!heap.empty()) {
@@ -252,7 +263,8 @@ void BpeModel::merge_long(std::vector<int32_t>& ids, size_t first) const {
     push(top.position, left.next);
   }
   size_t out = first;
-  for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next) ids[out++] = symbols[static_cast<size_t>(i)].id;
+  for (int32_t i = 0; i >= 0; i = symbols[static_cast<size_t>(i)].next)
+    ids[out++] = symbols[static_cast<size_t>(i)].id;
   ids.resize(out);
 }
 

@@ -1,7 +1,8 @@
 // The models: what turns one pre-tokenized piece into token ids. Immutable after construction.
 //
-// BpeModel merges by rank, as tokenizer.json and GPT-2 do (Sennrich et al., https://arxiv.org/abs/1508.07909). Short pieces
-// take a plain scan for the best pair; long ones a linked list and a heap, so that a piece of n symbols costs O(n log n).
+// BpeModel merges by rank, as tokenizer.json and GPT-2 do (Sennrich et al.,
+// https://arxiv.org/abs/1508.07909). Short pieces take a plain scan for the best pair; long ones a
+// linked list and a heap, so that a piece of n symbols costs O(n log n).
 #pragma once
 
 #include <array>
@@ -28,8 +29,10 @@ struct BpeOptions {
 class BpeModel : public TokenModel {
  public:
   using Merge = std::pair<std::string, std::string>;
-  // The vocabulary must outlive the model. merges by rising rank. Throws Error(where, ...) for a merge out of vocabulary.
-  BpeModel(const Vocabulary& vocabulary, std::span<const Merge> merges, BpeOptions options, const std::string& where);
+  // The vocabulary must outlive the model. merges by rising rank. Throws Error(where, ...) for a
+  // merge out of vocabulary.
+  BpeModel(const Vocabulary& vocabulary, std::span<const Merge> merges, BpeOptions options,
+           const std::string& where);
   void tokenize(std::string_view piece, std::vector<int32_t>& ids) const override;
 
  private:
@@ -40,7 +43,8 @@ class BpeModel : public TokenModel {
   };
   static constexpr uint64_t kEmpty = ~uint64_t{0};
   static uint64_t key(int32_t left, int32_t right) {
-    return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
+    return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) |
+           static_cast<uint32_t>(right);
   }
   const Pair* find(int32_t left, int32_t right) const;
   void insert(uint64_t key, uint32_t rank, int32_t id);
@@ -55,9 +59,10 @@ class BpeModel : public TokenModel {
   std::optional<int32_t> unk_;
   std::vector<Pair> pairs_;
   int shift_ = 0;
-  std::array<int32_t, 256> byte_ids_{};                    // byte_level: the byte's token; else ASCII's. -1: none
-  std::array<int32_t, 256> fallback_ids_{};                // of <0x00> to <0xFF>
-  std::unordered_map<std::string, int32_t> whole_words_;   // byte_level and ignore_merges: tokens as bytes
+  std::array<int32_t, 256> byte_ids_{};      // byte_level: the byte's token; else ASCII's. -1: none
+  std::array<int32_t, 256> fallback_ids_{};  // of <0x00> to <0xFF>
+  std::unordered_map<std::string, int32_t>
+      whole_words_;  // byte_level and ignore_merges: tokens as bytes
 };
 
 }  // namespace nanovllm

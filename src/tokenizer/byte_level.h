@@ -1,5 +1,6 @@
-// GPT-2's alphabet for bytes: every byte is written as one printable character, so that a vocabulary of strings can hold
-// any bytes. Printable Latin-1 stands for itself; the other 68 bytes are U+0100 onward.
+// GPT-2's alphabet for bytes: every byte is written as one printable character, so that a
+// vocabulary of strings can hold any bytes. Printable Latin-1 stands for itself; the other 68 bytes
+// are U+0100 onward.
 #pragma once
 
 #include <cstdint>

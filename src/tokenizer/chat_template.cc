@@ -14,7 +14,9 @@ namespace {
 
 constexpr size_t kMaxSourceBytes = 4u << 20;  // real templates have 1 to 40 KiB
 
-std::string at_line(const std::string& name, int line) { return name + ", line " + std::to_string(line); }
+std::string at_line(const std::string& name, int line) {
+  return name + ", line " + std::to_string(line);
+}
 
 }  // namespace
 
@@ -41,7 +43,8 @@ ChatTemplate::ChatTemplate(std::string_view source, const std::string& name) {
 ChatTemplate::~ChatTemplate() = default;
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 
-std::string ChatTemplate::render(const nlohmann::ordered_json& context, const RenderLimits& limits) const {
+std::string ChatTemplate::render(const nlohmann::ordered_json& context,
+                                 const RenderLimits& limits) const {
   jinja::Interpreter interpreter(*impl_->program, limits);
   try {
     return interpreter.run(context);

@@ -12,11 +12,13 @@ namespace {
 
 using Kind = DecoderSpec::Kind;
 
-void load(const nlohmann::json& json, const std::string& where, int depth, std::vector<DecoderSpec>& specs) {
+void load(const nlohmann::json& json, const std::string& where, int depth,
+          std::vector<DecoderSpec>& specs) {
   if (depth > kMaxPipelineDepth) throw Error(where, "is nested too deeply");
   const std::string type = get_string(json, "type", where);
   if (type == "Sequence") {
-    for (const auto& stage : get_array(json, "decoders", where)) load(stage, where, depth + 1, specs);
+    for (const auto& stage : get_array(json, "decoders", where))
+      load(stage, where, depth + 1, specs);
     return;
   }
   DecoderSpec spec;
@@ -29,7 +31,8 @@ void load(const nlohmann::json& json, const std::string& where, int depth, std::
     spec.kind = Kind::kMetaspace;
     spec.pattern = find_string(json, "replacement", where).value_or("\xE2\x96\x81");
     const bool legacy = get_bool(json, "add_prefix_space", true, where);
-    spec.prepended = find_string(json, "prepend_scheme", where).value_or(legacy ? "always" : "never") != "never";
+    spec.prepended =
+        find_string(json, "prepend_scheme", where).value_or(legacy ? "always" : "never") != "never";
   } else if (type == "ByteFallback") {
     spec.kind = Kind::kByteFallback;
     if (spec.fused) throw Error(where, "ByteFallback behind Fuse or ByteLevel is not supported");
@@ -51,7 +54,8 @@ void load(const nlohmann::json& json, const std::string& where, int depth, std::
   } else if (type == "BPEDecoder") {
     spec.kind = spec.fused ? Kind::kReplace : Kind::kBpe;
     spec.pattern = find_string(json, "suffix", where).value_or("</w>");
-    if (spec.pattern.empty()) throw Error(where, "BPEDecoder with an empty suffix is not supported");
+    if (spec.pattern.empty())
+      throw Error(where, "BPEDecoder with an empty suffix is not supported");
   } else {
     throw Error(where, "type " + quote(type) + " is not supported");
   }

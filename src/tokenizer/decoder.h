@@ -1,18 +1,19 @@
-// Decoder: token strings back to text, as a chain of stages that work token by token. Decoding a whole list and decoding
-// a growing one are the same code, so that a stream's pieces always concatenate to the whole.
+// Decoder: token strings back to text, as a chain of stages that work token by token. Decoding a
+// whole list and decoding a growing one are the same code, so that a stream's pieces always
+// concatenate to the whole.
 //
-// A stage sees tokens one at a time and holds back what a later token may still change: ByteFallback a run of byte
-// tokens, ByteLevel an unfinished character, Strip the characters it may have to drop at the end. Once the tokens are
-// fused (after Fuse or ByteLevel) what arrives are fragments of one long token.
+// A stage sees tokens one at a time and holds back what a later token may still change:
+// ByteFallback a run of byte tokens, ByteLevel an unfinished character, Strip the characters it may
+// have to drop at the end. Once the tokens are fused (after Fuse or ByteLevel) what arrives are
+// fragments of one long token.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 namespace nanovllm {
 
@@ -29,8 +30,9 @@ class DecoderStage {
 struct DecoderSpec {
   enum class Kind { kByteLevel, kMetaspace, kByteFallback, kFuse, kReplace, kStrip, kBpe, kJoin };
   Kind kind = Kind::kFuse;
-  bool fused = false;                  // what arrives are fragments of one token
-  std::string pattern, content;        // Replace; Metaspace's and Strip's character, BPEDecoder's suffix in pattern
+  bool fused = false;  // what arrives are fragments of one token
+  std::string pattern,
+      content;  // Replace; Metaspace's and Strip's character, BPEDecoder's suffix in pattern
   std::shared_ptr<const Regex> regex;  // Replace with a regular expression
   bool prepended = false;              // Metaspace: the first token lost its leading space
   size_t start = 0, stop = 0;          // Strip
@@ -38,7 +40,8 @@ struct DecoderSpec {
 
 class Decoder {
  public:
-  // The "decoder" object; null joins tokens by spaces, as Hugging Face does. Throws Error(where, ...).
+  // The "decoder" object; null joins tokens by spaces, as Hugging Face does. Throws Error(where,
+  // ...).
   static Decoder from_json(const nlohmann::json& json, const std::string& where);
 
   std::vector<std::unique_ptr<DecoderStage>> stages() const;

@@ -75,7 +75,8 @@ class MetaspaceStage : public DecoderStage {
   bool first_ = true;
 };
 
-// A run of <0xNN> tokens is text if all of it is valid UTF-8, else one U+FFFD a byte: nothing is certain before its end.
+// A run of <0xNN> tokens is text if all of it is valid UTF-8, else one U+FFFD a byte: nothing is
+// certain before its end.
 class ByteFallbackStage : public DecoderStage {
  public:
   void add(std::string_view token, Tokens& out) override {
@@ -98,11 +99,15 @@ class ByteFallbackStage : public DecoderStage {
 
  private:
   static int hex(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
   }
   static std::optional<uint8_t> byte_of(std::string_view token) {
     if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return std::nullopt;
-    const int high = token[3] == '+' ? 0 : hex(token[3]), low = hex(token[4]);  // Rust's parser takes a sign
+    const int high = token[3] == '+' ? 0 : hex(token[3]),
+              low = hex(token[4]);  // Rust's parser takes a sign
     if (high < 0 || low < 0) return std::nullopt;
     return static_cast<uint8_t>(high * 16 + low);
   }
@@ -121,12 +126,14 @@ std::string replace_all(std::string_view text, const DecoderSpec& spec) {
     std::vector<TextSpan> spans;
     spec.regex->split(text, spans);
     for (const auto& span : spans) {
-      out += span.match ? std::string_view(spec.content) : text.substr(span.begin, span.end - span.begin);
+      out += span.match ? std::string_view(spec.content)
+                        : text.substr(span.begin, span.end - span.begin);
     }
     return out;
   }
   size_t from = 0;
-  for (size_t at; (at = text.find(spec.pattern, from)) != std::string_view::npos; from = at + spec.pattern.size()) {
+  for (size_t at; (at = text.find(spec.pattern, from)) != std::string_view::npos;
+       from = at + spec.pattern.size()) {
     out += text.substr(from, at - from);
     out += spec.content;
   }
@@ -137,14 +144,16 @@ std::string replace_all(std::string_view text, const DecoderSpec& spec) {
 class ReplaceStage : public DecoderStage {
  public:
   explicit ReplaceStage(const DecoderSpec& spec) : spec_(spec) {}
-  void add(std::string_view token, Tokens& out) override { out.push_back(replace_all(token, spec_)); }
+  void add(std::string_view token, Tokens& out) override {
+    out.push_back(replace_all(token, spec_));
+  }
 
  private:
   const DecoderSpec& spec_;
 };
 
-// Replace on one long token that arrives in fragments. A literal holds back what may be the start of a match; a regular
-// expression may look at anything, so all of it waits for the end.
+// Replace on one long token that arrives in fragments. A literal holds back what may be the start
+// of a match; a regular expression may look at anything, so all of it waits for the end.
 class FusedReplaceStage : public DecoderStage {
  public:
   explicit FusedReplaceStage(const DecoderSpec& spec) : spec_(spec) {}
@@ -153,12 +162,14 @@ class FusedReplaceStage : public DecoderStage {
     if (spec_.regex) return;
     std::string done;
     size_t from = 0;
-    for (size_t at; (at = text_.find(spec_.pattern, from)) != std::string::npos; from = at + spec_.pattern.size()) {
+    for (size_t at; (at = text_.find(spec_.pattern, from)) != std::string::npos;
+         from = at + spec_.pattern.size()) {
       done.append(text_, from, at - from);
       done += spec_.content;
     }
     size_t held = std::min(spec_.pattern.size() - 1, text_.size() - from);
-    while (held > 0 && text_.compare(text_.size() - held, held, spec_.pattern, 0, held) != 0) --held;
+    while (held > 0 && text_.compare(text_.size() - held, held, spec_.pattern, 0, held) != 0)
+      --held;
     done.append(text_, from, text_.size() - held - from);
     text_.erase(0, text_.size() - held);
     if (!done.empty()) out.push_back(std::move(done));
@@ -265,10 +276,14 @@ class JoinStage : public DecoderStage {
 std::unique_ptr<DecoderStage> make_decoder_stage(const DecoderSpec& spec) {
   using Kind = DecoderSpec::Kind;
   switch (spec.kind) {
-    case Kind::kByteLevel: return std::make_unique<ByteLevelStage>();
-    case Kind::kMetaspace: return std::make_unique<MetaspaceStage>(spec);
-    case Kind::kByteFallback: return std::make_unique<ByteFallbackStage>();
-    case Kind::kFuse: return std::make_unique<FuseStage>();
+    case Kind::kByteLevel:
+      return std::make_unique<ByteLevelStage>();
+    case Kind::kMetaspace:
+      return std::make_unique<MetaspaceStage>(spec);
+    case Kind::kByteFallback:
+      return std::make_unique<ByteFallbackStage>();
+    case Kind::kFuse:
+      return std::make_unique<FuseStage>();
     case Kind::kReplace:
       if (spec.fused) return std::make_unique<FusedReplaceStage>(spec);
       return std::make_unique<ReplaceStage>(spec);
@@ -276,9 +291,11 @@ std::unique_ptr<DecoderStage> make_decoder_stage(const DecoderSpec& spec) {
       if (spec.fused) return std::make_unique<FusedStripStage>(spec);
       return std::make_unique<StripStage>(spec);
     case Kind::kBpe:
-      // On one long token, which is also the last, the suffix stands for nothing: Decoder::from_json makes it a Replace.
+      // On one long token, which is also the last, the suffix stands for nothing:
+      // Decoder::from_json makes it a Replace.
       return std::make_unique<BpeStage>(spec);
-    case Kind::kJoin: return std::make_unique<JoinStage>();
+    case Kind::kJoin:
+      return std::make_unique<JoinStage>();
   }
   return nullptr;
 }

@@ -1,11 +1,10 @@
-// The pre-tokenizers that GGUF files name (tokenizer.ggml.pre) without describing them, as the original checkpoints' own
-// tokenizer.json files state them.
+// The pre-tokenizers that GGUF files name (tokenizer.ggml.pre) without describing them, as the
+// original checkpoints' own tokenizer.json files state them.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
-
-#include <nlohmann/json.hpp>
 
 namespace nanovllm {
 

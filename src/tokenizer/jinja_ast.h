@@ -1,5 +1,5 @@
-// The parsed template: a tree of statements and expressions. Immutable once parsed; names are interned, so that the
-// interpreter compares pointers.
+// The parsed template: a tree of statements and expressions. Immutable once parsed; names are
+// interned, so that the interpreter compares pointers.
 #pragma once
 
 #include <memory>
@@ -17,24 +17,26 @@ struct Expr;
 using ExprPtr = std::unique_ptr<Expr>;
 
 enum class ExprKind : uint8_t {
-  kConst,        // value
-  kName,         // name
-  kNamespaceRef, // name.attribute, only as the target of a set
-  kTuple, kList,
+  kConst,         // value
+  kName,          // name
+  kNamespaceRef,  // name.attribute, only as the target of a set
+  kTuple,
+  kList,
   kDict,         // items: key, value, key, value ...
   kConditional,  // items: test, then, else (null: none)
-  kOr, kAnd,     // items: left, right
+  kOr,
+  kAnd,  // items: left, right
   kNot,
-  kCompare,      // items: first, then one for each of operators
-  kConcat,       // items joined by ~
-  kBinary,       // operators[0]; items: left, right
-  kUnary,        // operators[0]; items: operand
-  kAttribute,    // items: object; name
-  kItem,         // items: object, index
-  kSlice,        // items: start, stop, step, each may be null
-  kCall,         // items: callee, arguments
-  kFilter,       // items: input (null in a filter block), arguments; name
-  kTest          // items: input, arguments; name
+  kCompare,    // items: first, then one for each of operators
+  kConcat,     // items joined by ~
+  kBinary,     // operators[0]; items: left, right
+  kUnary,      // operators[0]; items: operand
+  kAttribute,  // items: object; name
+  kItem,       // items: object, index
+  kSlice,      // items: start, stop, step, each may be null
+  kCall,       // items: callee, arguments
+  kFilter,     // items: input (null in a filter block), arguments; name
+  kTest        // items: input, arguments; name
 };
 
 struct Expr {
@@ -46,8 +48,8 @@ struct Expr {
   std::vector<ExprPtr> items;
   std::vector<std::string> operators;
   std::vector<std::pair<std::string, ExprPtr>> keywords;
-  ExprPtr star_args, star_keywords;   // *args, **kwargs
-  NativeFunction native = nullptr;    // of a filter or a test; null if there is none of that name
+  ExprPtr star_args, star_keywords;  // *args, **kwargs
+  NativeFunction native = nullptr;   // of a filter or a test; null if there is none of that name
 };
 
 struct Stmt;
@@ -55,25 +57,26 @@ using StmtPtr = std::unique_ptr<Stmt>;
 
 struct Body {
   std::vector<StmtPtr> statements;
-  // Names that this scope stores before it reads them: they start out undefined here, even if the context has them (what
-  // jinja2's compiler makes of them). Filled by resolve_scopes().
+  // Names that this scope stores before it reads them: they start out undefined here, even if the
+  // context has them (what jinja2's compiler makes of them). Filled by resolve_scopes().
   std::vector<Symbol> shadowed;
 };
 
 enum class StmtKind : uint8_t {
-  kOutput,      // exprs, written one after the other
-  kFor,         // for target in expr if test: body, else: else_body
-  kIf,          // branches, else_body
-  kSet,         // target = expr
-  kSetBlock,    // target = body through filter expr (may be null)
-  kMacro,       // name(params): body
-  kCallBlock,   // call expr with params: body as its caller
-  kFilterBlock, // body through filter expr
-  kWith,        // exprs[i] bound to targets[i] in body
-  kScope,       // body in a scope of its own
-  kBlock,       // body, seeing the outermost scope only
-  kBreak, kContinue,
-  kRefuse       // fails when reached: name says what
+  kOutput,       // exprs, written one after the other
+  kFor,          // for target in expr if test: body, else: else_body
+  kIf,           // branches, else_body
+  kSet,          // target = expr
+  kSetBlock,     // target = body through filter expr (may be null)
+  kMacro,        // name(params): body
+  kCallBlock,    // call expr with params: body as its caller
+  kFilterBlock,  // body through filter expr
+  kWith,         // exprs[i] bound to targets[i] in body
+  kScope,        // body in a scope of its own
+  kBlock,        // body, seeing the outermost scope only
+  kBreak,
+  kContinue,
+  kRefuse  // fails when reached: name says what
 };
 
 struct Branch {
@@ -90,9 +93,9 @@ struct Stmt {
   std::vector<Branch> branches;
   Body body, else_body;
   std::vector<Symbol> params;
-  std::vector<ExprPtr> defaults;  // of the last params
-  bool recursive = false, uses_loop = false;                                      // kFor
-  bool uses_caller = false, uses_varargs = false, uses_kwargs = false;            // kMacro, kCallBlock
+  std::vector<ExprPtr> defaults;                                        // of the last params
+  bool recursive = false, uses_loop = false;                            // kFor
+  bool uses_caller = false, uses_varargs = false, uses_kwargs = false;  // kMacro, kCallBlock
 };
 
 struct Program {

@@ -10,10 +10,13 @@ namespace nanovllm::jinja {
 namespace {
 
 Value no_attribute(const Value& object, std::string_view name) {
-  return Value::undefined("'" + std::string(type_name(object)) + " object' has no attribute '" + std::string(name) + "'");
+  return Value::undefined("'" + std::string(type_name(object)) + " object' has no attribute '" +
+                          std::string(name) + "'");
 }
 
-bool is_dunder(std::string_view name) { return name.size() > 4 && name.starts_with("__") && name.ends_with("__"); }
+bool is_dunder(std::string_view name) {
+  return name.size() > 4 && name.starts_with("__") && name.ends_with("__");
+}
 
 // Python's slice.indices(): start and number of items, for a sequence of this size.
 struct SliceBounds {
@@ -43,13 +46,19 @@ Value Interpreter::evaluate(const Expr& expr) {
   Deeper deeper(*this);
   charge(1);
   switch (expr.kind) {
-    case ExprKind::kConst: return expr.value;
+    case ExprKind::kConst:
+      return expr.value;
     case ExprKind::kName:
-    case ExprKind::kNamespaceRef: return evaluate_name(expr);
-    case ExprKind::kTuple: return Value::tuple(evaluate_all(expr.items, 0));
-    case ExprKind::kList: return Value::list(evaluate_all(expr.items, 0));
-    case ExprKind::kDict: return evaluate_dict(expr);
-    case ExprKind::kConditional: return evaluate_conditional(expr);
+    case ExprKind::kNamespaceRef:
+      return evaluate_name(expr);
+    case ExprKind::kTuple:
+      return Value::tuple(evaluate_all(expr.items, 0));
+    case ExprKind::kList:
+      return Value::list(evaluate_all(expr.items, 0));
+    case ExprKind::kDict:
+      return evaluate_dict(expr);
+    case ExprKind::kConditional:
+      return evaluate_conditional(expr);
     case ExprKind::kOr: {
       Value left = evaluate(*expr.items[0]);
       return truthy(left) ? left : evaluate(*expr.items[1]);
@@ -58,17 +67,27 @@ Value Interpreter::evaluate(const Expr& expr) {
       Value left = evaluate(*expr.items[0]);
       return truthy(left) ? evaluate(*expr.items[1]) : left;
     }
-    case ExprKind::kNot: return Value::boolean(!truthy(evaluate(*expr.items[0])));
-    case ExprKind::kCompare: return evaluate_compare(expr);
-    case ExprKind::kConcat: return evaluate_concat(expr);
-    case ExprKind::kBinary: return evaluate_binary(expr);
-    case ExprKind::kUnary: return evaluate_unary(expr);
-    case ExprKind::kAttribute: return get_attribute(evaluate(*expr.items[0]), *expr.attribute);
-    case ExprKind::kItem: return evaluate_item(expr);
-    case ExprKind::kSlice: throw Failure("slices are only supported alone between brackets");
-    case ExprKind::kCall: return evaluate_call(expr, nullptr);
+    case ExprKind::kNot:
+      return Value::boolean(!truthy(evaluate(*expr.items[0])));
+    case ExprKind::kCompare:
+      return evaluate_compare(expr);
+    case ExprKind::kConcat:
+      return evaluate_concat(expr);
+    case ExprKind::kBinary:
+      return evaluate_binary(expr);
+    case ExprKind::kUnary:
+      return evaluate_unary(expr);
+    case ExprKind::kAttribute:
+      return get_attribute(evaluate(*expr.items[0]), *expr.attribute);
+    case ExprKind::kItem:
+      return evaluate_item(expr);
+    case ExprKind::kSlice:
+      throw Failure("slices are only supported alone between brackets");
+    case ExprKind::kCall:
+      return evaluate_call(expr, nullptr);
     case ExprKind::kFilter:
-    case ExprKind::kTest: return evaluate_native(expr);
+    case ExprKind::kTest:
+      return evaluate_native(expr);
   }
   return Value();
 }
@@ -84,11 +103,13 @@ Values Interpreter::evaluate_all(const std::vector<ExprPtr>& exprs, size_t first
 Value Interpreter::evaluate_name(const Expr& expr) {
   for (Scope* scope = scope_; scope; scope = scope->parent) {
     if (const Value* found = scope->find(expr.name)) {
-      if (found->is_undefined() && !found->identity()) return Value::undefined("'" + *expr.name + "' is undefined");
+      if (found->is_undefined() && !found->identity())
+        return Value::undefined("'" + *expr.name + "' is undefined");
       return *found;
     }
   }
-  if (const NativeFunction fn = find_global(*expr.name)) return Value::function(*expr.name, fn, Value());
+  if (const NativeFunction fn = find_global(*expr.name))
+    return Value::function(*expr.name, fn, Value());
   return Value::undefined("'" + *expr.name + "' is undefined");
 }
 
@@ -116,10 +137,14 @@ Value Interpreter::evaluate_compare(const Expr& expr) {
     const std::string& op = expr.operators[i];
     Value right = evaluate(*expr.items[i + 1]);
     charge(std::min(left.weight(), right.weight()) >> 10);
-    if (op == "==") result = equal(left, right);
-    else if (op == "!=") result = !equal(left, right);
-    else if (op == "<") result = less(left, right, "<");
-    else if (op == ">") result = less(right, left, ">");
+    if (op == "==")
+      result = equal(left, right);
+    else if (op == "!=")
+      result = !equal(left, right);
+    else if (op == "<")
+      result = less(left, right, "<");
+    else if (op == ">")
+      result = less(right, left, ">");
     else if (op == "<=" || op == ">=") {
       const Value &a = op == "<=" ? left : right, &b = op == "<=" ? right : left;
       result = less(a, b, op.c_str()) || equal(a, b);
@@ -137,8 +162,10 @@ Value Interpreter::evaluate_concat(const Expr& expr) {
   for (const ExprPtr& item : expr.items) {
     const Value value = evaluate(*item);
     charge(value.weight() >> 10);
-    if (value.is_string()) out += value.text();
-    else out += str(value);
+    if (value.is_string())
+      out += value.text();
+    else
+      out += str(value);
     if (out.size() > kMaxStringBytes) throw Failure("a string is too large");
   }
   charge_memory(out.size());
@@ -161,7 +188,8 @@ Value Interpreter::evaluate_unary(const Expr& expr) {
 
 Value Interpreter::evaluate_item(const Expr& expr) {
   const Value object = evaluate(*expr.items[0]);
-  // A lone slice goes straight to Python's indexing; anything else passes the environment's getitem.
+  // A lone slice goes straight to Python's indexing; anything else passes the environment's
+  // getitem.
   if (expr.items[1]->kind == ExprKind::kSlice) return evaluate_slice(object, *expr.items[1]);
   return get_item(object, evaluate(*expr.items[1]));
 }
@@ -171,19 +199,25 @@ Value Interpreter::evaluate_slice(const Value& object, const Expr& slice) {
   for (int i = 0; i < 3; ++i) parts[i] = slice.items[i] ? evaluate(*slice.items[i]) : Value::none();
   line_ = slice.line;
   if (object.is_undefined()) object.fail_undefined();
-  const auto bounds = [&](int64_t size) { return slice_bounds(parts[0], parts[1], parts[2], size); };
+  const auto bounds = [&](int64_t size) {
+    return slice_bounds(parts[0], parts[1], parts[2], size);
+  };
   Value result;
   if (object.is_string()) {
     const std::string& text = object.text();
     std::string out;
     if (is_ascii(text)) {
       const SliceBounds b = bounds(static_cast<int64_t>(text.size()));
-      if (b.step == 1) out = text.substr(static_cast<size_t>(b.start), static_cast<size_t>(b.count));
-      else for (int64_t i = 0; i < b.count; ++i) out += text[static_cast<size_t>(b.start + i * b.step)];
+      if (b.step == 1)
+        out = text.substr(static_cast<size_t>(b.start), static_cast<size_t>(b.count));
+      else
+        for (int64_t i = 0; i < b.count; ++i)
+          out += text[static_cast<size_t>(b.start + i * b.step)];
     } else {
       const std::u32string wide = to_code_points(text);
       const SliceBounds b = bounds(static_cast<int64_t>(wide.size()));
-      for (int64_t i = 0; i < b.count; ++i) append_utf8(out, wide[static_cast<size_t>(b.start + i * b.step)]);
+      for (int64_t i = 0; i < b.count; ++i)
+        append_utf8(out, wide[static_cast<size_t>(b.start + i * b.step)]);
     }
     charge(text.size() >> 10);
     result = Value::string(std::move(out));
@@ -191,7 +225,8 @@ Value Interpreter::evaluate_slice(const Value& object, const Expr& slice) {
     const Values& items = object.items();
     const SliceBounds b = bounds(static_cast<int64_t>(items.size()));
     Values out;
-    for (int64_t i = 0; i < b.count; ++i) out.push_back(items[static_cast<size_t>(b.start + i * b.step)]);
+    for (int64_t i = 0; i < b.count; ++i)
+      out.push_back(items[static_cast<size_t>(b.start + i * b.step)]);
     charge(out.size() >> 4);
     charge_memory(out.size() * sizeof(Value));
     return object.is(Kind::kList) ? Value::list(std::move(out)) : Value::tuple(std::move(out));
@@ -211,7 +246,8 @@ Value Interpreter::evaluate_slice(const Value& object, const Expr& slice) {
 
 Value Interpreter::get_item(const Value& object, const Value& index) {
   if (object.is_undefined()) object.fail_undefined();
-  if (index.is_integral() && (object.is_string() || object.is(Kind::kList) || object.is(Kind::kTuple) || object.is(Kind::kRange))) {
+  if (index.is_integral() && (object.is_string() || object.is(Kind::kList) ||
+                              object.is(Kind::kTuple) || object.is(Kind::kRange))) {
     int64_t i = index.as_int();
     if (object.is_string()) {
       charge(object.text().size() >> 10);
@@ -228,19 +264,25 @@ Value Interpreter::get_item(const Value& object, const Value& index) {
       const int64_t size = length(object);
       if (i < 0) i += size;
       if (i >= 0 && i < size) {
-        if (object.is(Kind::kRange)) return Value::integer(object.range().start + i * object.range().step);
+        if (object.is(Kind::kRange))
+          return Value::integer(object.range().start + i * object.range().step);
         return object.items()[static_cast<size_t>(i)];
       }
     }
-    return Value::undefined(std::string(type_name(object)) + " object has no element " + std::to_string(index.as_int()));
+    return Value::undefined(std::string(type_name(object)) + " object has no element " +
+                            std::to_string(index.as_int()));
   }
-  if (object.is(Kind::kDict) && !index.is(Kind::kList) && !index.is(Kind::kDict) && !index.is(Kind::kView)) {
+  if (object.is(Kind::kDict) && !index.is(Kind::kList) && !index.is(Kind::kDict) &&
+      !index.is(Kind::kView)) {
     if (const Value* found = object.dict().find(index)) return *found;
   }
-  if (!index.is_string()) return Value::undefined(std::string(type_name(object)) + " object has no element " + repr(index));
+  if (!index.is_string())
+    return Value::undefined(std::string(type_name(object)) + " object has no element " +
+                            repr(index));
   if (object.is(Kind::kObject)) {
     Value out;
-    if (index.text().starts_with("_") || !object.object()->attribute(index.text(), out)) return no_attribute(object, index.text());
+    if (index.text().starts_with("_") || !object.object()->attribute(index.text(), out))
+      return no_attribute(object, index.text());
     return out;
   }
   bool unsafe = false;
@@ -253,16 +295,19 @@ Value Interpreter::get_attribute(const Value& object, std::string_view name) {
   if (object.is_undefined()) object.fail_undefined();
   bool unsafe = is_dunder(name);
   if (unsafe)
-    return Value::undefined("access to attribute '" + std::string(name) + "' of '" + type_name(object) + "' object is unsafe.");
+    return Value::undefined("access to attribute '" + std::string(name) + "' of '" +
+                            type_name(object) + "' object is unsafe.");
   if (object.is(Kind::kObject)) {
     Value out;
-    if (name.starts_with("_") || !object.object()->attribute(name, out)) return no_attribute(object, name);
+    if (name.starts_with("_") || !object.object()->attribute(name, out))
+      return no_attribute(object, name);
     return out;
   }
   if (const NativeFunction method = find_method(object, name, unsafe))
     return Value::function(std::string(name), method, object);
   if (unsafe)
-    return Value::undefined("access to attribute '" + std::string(name) + "' of '" + type_name(object) + "' object is unsafe.");
+    return Value::undefined("access to attribute '" + std::string(name) + "' of '" +
+                            type_name(object) + "' object is unsafe.");
   if (object.is(Kind::kDict)) {
     if (const Value* found = object.dict().find(name)) return *found;
   } else if (object.is(Kind::kTuple) && object.view_name()) {  // an item of groupby
@@ -274,15 +319,18 @@ Value Interpreter::get_attribute(const Value& object, std::string_view name) {
 
 void Interpreter::evaluate_arguments(const Expr& expr, Args& args) {
   args.positional = evaluate_all(expr.items, 1);
-  for (const auto& [name, value] : expr.keywords) args.keywords.emplace_back(name, evaluate(*value));
+  for (const auto& [name, value] : expr.keywords)
+    args.keywords.emplace_back(name, evaluate(*value));
   if (expr.star_args)
-    for (Value& value : to_vector(evaluate(*expr.star_args))) args.positional.push_back(std::move(value));
+    for (Value& value : to_vector(evaluate(*expr.star_args)))
+      args.positional.push_back(std::move(value));
   if (expr.star_keywords) {
     const Value more = evaluate(*expr.star_keywords);
     if (!more.is(Kind::kDict)) throw Failure("argument after ** must be a mapping");
     for (const auto& [key, value] : more.dict().items) {
       if (!key.is_string()) throw Failure("keywords must be strings");
-      if (args.keyword(key.text())) throw Failure("got multiple values for keyword argument '" + key.text() + "'");
+      if (args.keyword(key.text()))
+        throw Failure("got multiple values for keyword argument '" + key.text() + "'");
       args.keywords.emplace_back(key.text(), value);
     }
   }
@@ -311,7 +359,8 @@ Value Interpreter::evaluate_call(const Expr& expr, const Value* caller) {
 Value Interpreter::call(const Value& callee, Args& args) {
   if (callee.is_undefined()) callee.fail_undefined();
   if (callee.is(Kind::kFunction)) return invoke(callee.function().fn, callee.function().self, args);
-  if (callee.is(Kind::kObject) && callee.object()->callable()) return callee.object()->call(*this, args);
+  if (callee.is(Kind::kObject) && callee.object()->callable())
+    return callee.object()->call(*this, args);
   throw Failure(std::string("'") + type_name(callee) + "' object is not callable");
 }
 
@@ -322,7 +371,8 @@ Value Interpreter::invoke(NativeFunction function, const Value& self, Args& args
   Value result = function(*this, self, args);
   charge(result.weight() >> 10);
   if (result.is_string() || result.is_sequence() || result.is(Kind::kDict)) {
-    const uint64_t own = result.is_string() ? result.text().size() : static_cast<uint64_t>(length(result)) * sizeof(Value);
+    const uint64_t own = result.is_string() ? result.text().size()
+                                            : static_cast<uint64_t>(length(result)) * sizeof(Value);
     charge_memory(own);
   }
   return result;
@@ -331,7 +381,8 @@ Value Interpreter::invoke(NativeFunction function, const Value& self, Args& args
 Value Interpreter::evaluate_native(const Expr& expr) {
   const Value input = expr.items[0] ? evaluate(*expr.items[0]) : *block_input_;
   const bool is_test = expr.kind == ExprKind::kTest;
-  if (!expr.native) throw Failure(std::string(is_test ? "No test" : "No filter") + " named '" + *expr.name + "'.");
+  if (!expr.native)
+    throw Failure(std::string(is_test ? "No test" : "No filter") + " named '" + *expr.name + "'.");
   Args args;
   evaluate_arguments(expr, args);
   line_ = expr.line;

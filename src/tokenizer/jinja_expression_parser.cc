@@ -35,8 +35,8 @@ ExprPtr Parser::finish(ExprPtr node) const {
   return node;
 }
 
-ExprPtr Parser::parse_tuple(bool simplified, bool with_conditional, std::string_view end_name, bool parenthesized,
-                            bool with_namespace) {
+ExprPtr Parser::parse_tuple(bool simplified, bool with_conditional, std::string_view end_name,
+                            bool parenthesized, bool with_namespace) {
   Nesting nesting(*this);
   const int line = current().line;
   std::vector<ExprPtr> items;
@@ -46,7 +46,8 @@ ExprPtr Parser::parse_tuple(bool simplified, bool with_conditional, std::string_
     if (is(TokenType::kVariableEnd) || is(TokenType::kBlockEnd) || is_op(")") ||
         (!end_name.empty() && is_name(end_name)))
       break;
-    items.push_back(simplified ? parse_primary(with_namespace) : parse_expression(with_conditional));
+    items.push_back(simplified ? parse_primary(with_namespace)
+                               : parse_expression(with_conditional));
     if (!is_op(",")) break;
     is_tuple = true;
   }
@@ -115,7 +116,8 @@ ExprPtr Parser::parse_compare() {
   ExprPtr node;
   while (true) {
     std::string op;
-    if (is(TokenType::kOperator) && (is_op("==") || is_op("!=") || is_op("<") || is_op("<=") || is_op(">") || is_op(">="))) {
+    if (is(TokenType::kOperator) &&
+        (is_op("==") || is_op("!=") || is_op("<") || is_op("<=") || is_op(">") || is_op(">="))) {
       op = current().text;
     } else if (is_name("in")) {
       op = "in";
@@ -170,8 +172,9 @@ ExprPtr Parser::parse_product() {
   return left;
 }
 
-// jinja2 groups a ** b ** c from the left and lets unary minus bind tighter, unlike Python. But it compiles to Python
-// source with parentheses around each operation, so what is parsed here is what is computed.
+// jinja2 groups a ** b ** c from the left and lets unary minus bind tighter, unlike Python. But it
+// compiles to Python source with parentheses around each operation, so what is parsed here is what
+// is computed.
 ExprPtr Parser::parse_power() {
   ExprPtr left = parse_unary();
   while (is_op("**")) {
@@ -205,7 +208,8 @@ ExprPtr Parser::parse_primary(bool with_namespace) {
   switch (token.type) {
     case TokenType::kName:
       advance();
-      if (token.text == "true" || token.text == "True" || token.text == "false" || token.text == "False") {
+      if (token.text == "true" || token.text == "True" || token.text == "false" ||
+          token.text == "False") {
         node->value = Value::boolean(token.text[0] == 't' || token.text[0] == 'T');
       } else if (token.text == "none" || token.text == "None") {
         node->value = Value::none();
@@ -232,7 +236,8 @@ ExprPtr Parser::parse_primary(bool with_namespace) {
       node->value = token.value;
       advance();
       return node;
-    default: break;
+    default:
+      break;
   }
   if (skip_op("(")) {
     node = parse_tuple(false, true, {}, true);
@@ -273,18 +278,25 @@ ExprPtr Parser::parse_dict() {
 
 ExprPtr Parser::parse_postfix(ExprPtr node) {
   while (true) {
-    if (is_op(".") || is_op("[")) node = parse_subscript(std::move(node));
-    else if (is_op("(")) node = parse_call(std::move(node));
-    else return node;
+    if (is_op(".") || is_op("["))
+      node = parse_subscript(std::move(node));
+    else if (is_op("("))
+      node = parse_call(std::move(node));
+    else
+      return node;
   }
 }
 
 ExprPtr Parser::parse_filters_and_tests(ExprPtr node) {
   while (true) {
-    if (is_op("|")) node = parse_filter(std::move(node));
-    else if (is_name("is")) node = parse_test(std::move(node));
-    else if (is_op("(")) node = parse_call(std::move(node));
-    else return node;
+    if (is_op("|"))
+      node = parse_filter(std::move(node));
+    else if (is_name("is"))
+      node = parse_test(std::move(node));
+    else if (is_op("("))
+      node = parse_call(std::move(node));
+    else
+      return node;
   }
 }
 
@@ -310,7 +322,8 @@ ExprPtr Parser::parse_subscript(ExprPtr object) {
     indices.push_back(parse_index());
   }
   expect_op("]");
-  if (indices.size() == 1) return make(ExprKind::kItem, line, std::move(object), std::move(indices[0]));
+  if (indices.size() == 1)
+    return make(ExprKind::kItem, line, std::move(object), std::move(indices[0]));
   ExprPtr tuple = make(ExprKind::kTuple, line);
   tuple->items = std::move(indices);
   return make(ExprKind::kItem, line, std::move(object), finish(std::move(tuple)));
@@ -406,8 +419,9 @@ ExprPtr Parser::parse_test(ExprPtr input) {
   node->items.push_back(std::move(input));
   if (is_op("(")) {
     parse_arguments(*node);
-  } else if ((is(TokenType::kName) && !is_name("else") && !is_name("or") && !is_name("and")) || is(TokenType::kString) ||
-             is(TokenType::kInteger) || is(TokenType::kFloat) || is_op("[") || is_op("{")) {
+  } else if ((is(TokenType::kName) && !is_name("else") && !is_name("or") && !is_name("and")) ||
+             is(TokenType::kString) || is(TokenType::kInteger) || is(TokenType::kFloat) ||
+             is_op("[") || is_op("{")) {
     if (is_name("is")) fail("You cannot chain multiple tests with is");
     node->items.push_back(parse_postfix(parse_primary()));
   }

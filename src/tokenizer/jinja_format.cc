@@ -24,7 +24,9 @@ std::string digits_of(double value, char type, int64_t precision, bool alternate
   if (precision > 10000) throw Failure("precision is too large");
   char format[16];
   std::snprintf(format, sizeof format, "%%%s.*%c", alternate ? "#" : "", type);
-  std::string out(static_cast<size_t>(std::snprintf(nullptr, 0, format, static_cast<int>(precision), value)), '\0');
+  std::string out(
+      static_cast<size_t>(std::snprintf(nullptr, 0, format, static_cast<int>(precision), value)),
+      '\0');
   std::snprintf(out.data(), out.size() + 1, format, static_cast<int>(precision), value);
   return out;
 }
@@ -39,7 +41,9 @@ std::string digits_of(uint64_t value, unsigned base, bool upper) {
   return out;
 }
 
-uint64_t magnitude(int64_t n) { return n < 0 ? 0 - static_cast<uint64_t>(n) : static_cast<uint64_t>(n); }
+uint64_t magnitude(int64_t n) {
+  return n < 0 ? 0 - static_cast<uint64_t>(n) : static_cast<uint64_t>(n);
+}
 
 std::string ascii_repr(const Value& value) {
   std::string out;
@@ -47,9 +51,15 @@ std::string ascii_repr(const Value& value) {
   for (size_t i = 0; i < text.size();) {
     const char32_t c = decode_at(text, i);
     char buffer[16];
-    std::snprintf(buffer, sizeof buffer, c <= 0xff ? "\\x%02x" : c <= 0xffff ? "\\u%04x" : "\\U%08x", static_cast<unsigned>(c));
-    if (c < 0x80) out += static_cast<char>(c);
-    else out += buffer;
+    std::snprintf(buffer, sizeof buffer,
+                  c <= 0xff     ? "\\x%02x"
+                  : c <= 0xffff ? "\\u%04x"
+                                : "\\U%08x",
+                  static_cast<unsigned>(c));
+    if (c < 0x80)
+      out += static_cast<char>(c);
+    else
+      out += buffer;
   }
   return out;
 }
@@ -70,8 +80,10 @@ struct PercentField {
   bool left = false, plus = false, space = false, alternate = false, zero = false;
   int64_t width = 0, precision = -1;
 
-  std::string padded(const std::string& sign, const std::string& prefix, std::string digits, bool numeric) const {
-    const int64_t missing = width - num_code_points(digits) - static_cast<int64_t>(sign.size() + prefix.size());
+  std::string padded(const std::string& sign, const std::string& prefix, std::string digits,
+                     bool numeric) const {
+    const int64_t missing =
+        width - num_code_points(digits) - static_cast<int64_t>(sign.size() + prefix.size());
     if (missing <= 0) return sign + prefix + digits;
     const std::string fill(static_cast<size_t>(missing), !left && zero && numeric ? '0' : ' ');
     if (left) return sign + prefix + digits + fill;
@@ -82,9 +94,12 @@ struct PercentField {
 
   std::string convert(char type, const Value& v) const {
     switch (type) {
-      case 's': return padded("", "", truncated(str(v), precision), false);
-      case 'r': return padded("", "", truncated(repr(v), precision), false);
-      case 'a': return padded("", "", truncated(ascii_repr(v), precision), false);
+      case 's':
+        return padded("", "", truncated(str(v), precision), false);
+      case 'r':
+        return padded("", "", truncated(repr(v), precision), false);
+      case 'a':
+        return padded("", "", truncated(ascii_repr(v), precision), false);
       case 'c':
         if (v.is_string() && num_code_points(v.text()) == 1) return padded("", "", v.text(), false);
         if (v.is_integral() && v.as_int() >= 0 && v.as_int() <= 0x10ffff) {
@@ -98,12 +113,15 @@ struct PercentField {
       case 'u':
       case 'x':
       case 'X':
-      case 'o': return integer(type, v);
-      default: break;
+      case 'o':
+        return integer(type, v);
+      default:
+        break;
     }
     double value = to_double(v);
     const bool negative = std::signbit(value) && !std::isnan(value);
-    std::string digits = digits_of(std::fabs(value), type, precision < 0 ? 6 : precision, alternate);
+    std::string digits =
+        digits_of(std::fabs(value), type, precision < 0 ? 6 : precision, alternate);
     return padded(sign(negative), "", std::move(digits), std::isfinite(value));
   }
 
@@ -120,17 +138,23 @@ struct PercentField {
       if (v.is_integral()) {
         n = v.as_int();
       } else if (v.is(Kind::kFloat) && decimal) {
-        if (!(std::fabs(v.as_real()) < 9.2e18)) throw Failure("cannot convert float to a 64-bit integer");
+        if (!(std::fabs(v.as_real()) < 9.2e18))
+          throw Failure("cannot convert float to a 64-bit integer");
         n = static_cast<int64_t>(v.as_real());
       } else {
-        throw Failure(std::string("%") + type + " format: a number is required, not " + type_name(v));
+        throw Failure(std::string("%") + type + " format: a number is required, not " +
+                      type_name(v));
       }
       negative = n < 0;
       digits = digits_of(magnitude(n), decimal ? 10 : type == 'o' ? 8 : 16, type == 'X');
     }
     if (static_cast<int64_t>(digits.size()) < precision)
       digits.insert(0, static_cast<size_t>(checked_width(precision)) - digits.size(), '0');
-    const char* prefix = !alternate ? "" : type == 'x' ? "0x" : type == 'X' ? "0X" : type == 'o' ? "0o" : "";
+    const char* prefix = !alternate    ? ""
+                         : type == 'x' ? "0x"
+                         : type == 'X' ? "0X"
+                         : type == 'o' ? "0o"
+                                       : "";
     return padded(sign(negative), prefix, std::move(digits), true);
   }
 };
@@ -158,7 +182,8 @@ std::string percent_format(const std::string& format, const Value& arguments) {
     if (i < format.size() && format[i] == '(') {
       int depth = 1;
       const size_t start = ++i;
-      for (; i < format.size() && depth > 0; ++i) depth += format[i] == '(' ? 1 : format[i] == ')' ? -1 : 0;
+      for (; i < format.size() && depth > 0; ++i)
+        depth += format[i] == '(' ? 1 : format[i] == ')' ? -1 : 0;
       if (depth > 0) throw Failure("incomplete format key");
       const std::string key = format.substr(start, i - 1 - start);
       if (!arguments.is(Kind::kDict)) throw Failure("format requires a mapping");
@@ -167,12 +192,18 @@ std::string percent_format(const std::string& format, const Value& arguments) {
       by_name = true;
     }
     for (; i < format.size(); ++i) {
-      if (format[i] == '-') field.left = true;
-      else if (format[i] == '+') field.plus = true;
-      else if (format[i] == ' ') field.space = true;
-      else if (format[i] == '#') field.alternate = true;
-      else if (format[i] == '0') field.zero = true;
-      else break;
+      if (format[i] == '-')
+        field.left = true;
+      else if (format[i] == '+')
+        field.plus = true;
+      else if (format[i] == ' ')
+        field.space = true;
+      else if (format[i] == '#')
+        field.alternate = true;
+      else if (format[i] == '0')
+        field.zero = true;
+      else
+        break;
     }
     const auto number = [&](int64_t& into, bool is_width) {
       if (i < format.size() && format[i] == '*') {
@@ -180,11 +211,13 @@ std::string percent_format(const std::string& format, const Value& arguments) {
         const Value& v = next();
         if (!v.is_integral()) throw Failure("* wants int");
         into = v.as_int();
-        if (is_width && into < 0) field.left = true, into = into < -kMaxWidth ? kMaxWidth + 1 : -into;
+        if (is_width && into < 0)
+          field.left = true, into = into < -kMaxWidth ? kMaxWidth + 1 : -into;
         checked_width(into);
         return;
       }
-      while (i < format.size() && format[i] >= '0' && format[i] <= '9') into = checked_width(into * 10 + (format[i++] - '0'));
+      while (i < format.size() && format[i] >= '0' && format[i] <= '9')
+        into = checked_width(into * 10 + (format[i++] - '0'));
     };
     number(field.width, true);
     if (i < format.size() && format[i] == '.') {
@@ -205,17 +238,23 @@ std::string percent_format(const std::string& format, const Value& arguments) {
     }
     if (out.size() > kMaxStringBytes) throw Failure("a string is too large");
   }
-  const bool mapping = arguments.is(Kind::kDict) || arguments.is(Kind::kList) || arguments.is_undefined() || arguments.is(Kind::kRange);
-  if (used < count && !by_name && !mapping) throw Failure("not all arguments converted during string formatting");
+  const bool mapping = arguments.is(Kind::kDict) || arguments.is(Kind::kList) ||
+                       arguments.is_undefined() || arguments.is(Kind::kRange);
+  if (used < count && !by_name && !mapping)
+    throw Failure("not all arguments converted during string formatting");
   return out;
 }
 
 std::string format_spec(const Value& value, std::string_view spec) {
   if (spec.empty()) return str(value);
-  if (!value.is_string() && !value.is_number()) throw Failure(std::string("unsupported format string passed to ") + type_name(value) + ".__format__");
+  if (!value.is_string() && !value.is_number())
+    throw Failure(std::string("unsupported format string passed to ") + type_name(value) +
+                  ".__format__");
   const std::u32string s = to_code_points(spec);
   size_t i = 0;
-  const auto is_align = [&](size_t k) { return k < s.size() && (s[k] == '<' || s[k] == '>' || s[k] == '=' || s[k] == '^'); };
+  const auto is_align = [&](size_t k) {
+    return k < s.size() && (s[k] == '<' || s[k] == '>' || s[k] == '=' || s[k] == '^');
+  };
   char32_t fill = ' ', align = 0, sign = 0, group = 0, type = 0;
   bool alternate = false;
   int64_t width = 0, precision = -1;
@@ -232,16 +271,21 @@ std::string format_spec(const Value& value, std::string_view spec) {
     ++i;
     if (!align) fill = '0', align = value.is_string() ? '<' : '=';
   }
-  while (i < s.size() && s[i] >= '0' && s[i] <= '9') width = checked_width(width * 10 + (s[i++] - '0'));
+  while (i < s.size() && s[i] >= '0' && s[i] <= '9')
+    width = checked_width(width * 10 + (s[i++] - '0'));
   if (i < s.size() && (s[i] == ',' || s[i] == '_')) group = s[i++];
   if (i < s.size() && s[i] == '.') {
-    if (++i >= s.size() || s[i] < '0' || s[i] > '9') throw Failure("Format specifier missing precision");
+    if (++i >= s.size() || s[i] < '0' || s[i] > '9')
+      throw Failure("Format specifier missing precision");
     precision = 0;
-    while (i < s.size() && s[i] >= '0' && s[i] <= '9') precision = checked_width(precision * 10 + (s[i++] - '0'));
+    while (i < s.size() && s[i] >= '0' && s[i] <= '9')
+      precision = checked_width(precision * 10 + (s[i++] - '0'));
   }
   if (i < s.size()) type = s[i++];
   if (i != s.size()) throw Failure("Invalid format specifier");
-  const auto unknown = [&]() { throw Failure("Unknown format code for object of type '" + std::string(type_name(value)) + "'"); };
+  const auto unknown = [&]() {
+    throw Failure("Unknown format code for object of type '" + std::string(type_name(value)) + "'");
+  };
 
   std::string head, digits, tail;  // sign and prefix; the digits that groups split; the rest
   if (value.is_string()) {
@@ -252,7 +296,8 @@ std::string format_spec(const Value& value, std::string_view spec) {
     if (!align) align = '>';
     bool negative = false;
     const std::u32string_view integer_types = U"bcdoxXn", float_types = U"eEfFgGn%";
-    if (value.is(Kind::kFloat) || (type && type != 'n' && float_types.find(type) != float_types.npos)) {
+    if (value.is(Kind::kFloat) ||
+        (type && type != 'n' && float_types.find(type) != float_types.npos)) {
       if (type && float_types.find(type) == float_types.npos) unknown();
       double d = value.number();
       negative = std::signbit(d) && !std::isnan(d);
@@ -266,7 +311,8 @@ std::string format_spec(const Value& value, std::string_view spec) {
         if ((kind == 'g' || kind == 'G') && places == 0) places = 1;
         digits = digits_of(d, kind, places, alternate);
         if (!type && std::isfinite(d)) {
-          // Without a type: as g, but a fraction is always shown and an exponent comes one digit earlier.
+          // Without a type: as g, but a fraction is always shown and an exponent comes one digit
+          // earlier.
           const std::string e = digits_of(d, 'e', places - 1, false);
           const int exponent = std::atoi(e.c_str() + e.find('e') + 1);
           if (digits.find('e') == digits.npos && exponent >= places - 1 && d != 0) {
@@ -296,17 +342,24 @@ std::string format_spec(const Value& value, std::string_view spec) {
         negative = value.text()[0] == '-';
         digits = value.text().substr(negative);
       } else if (type == 'c') {
-        if (value.as_int() < 0 || value.as_int() > 0x10ffff) throw Failure("%c arg not in range(0x110000)");
+        if (value.as_int() < 0 || value.as_int() > 0x10ffff)
+          throw Failure("%c arg not in range(0x110000)");
         append_utf8(digits, static_cast<char32_t>(value.as_int()));
       } else {
         negative = value.as_int() < 0;
-        digits = digits_of(magnitude(value.as_int()), type == 'b' ? 2 : type == 'o' ? 8 : type == 'x' || type == 'X' ? 16 : 10,
+        digits = digits_of(magnitude(value.as_int()),
+                           type == 'b'                  ? 2
+                           : type == 'o'                ? 8
+                           : type == 'x' || type == 'X' ? 16
+                                                        : 10,
                            type == 'X');
       }
-      if (group == ',' && (type == 'b' || type == 'o' || type == 'x' || type == 'X' || type == 'c')) unknown();
+      if (group == ',' && (type == 'b' || type == 'o' || type == 'x' || type == 'X' || type == 'c'))
+        unknown();
     }
     head = negative ? "-" : sign == '+' ? "+" : sign == ' ' ? " " : "";
-    if (alternate && (type == 'b' || type == 'o' || type == 'x' || type == 'X')) head += std::string("0") + static_cast<char>(type);
+    if (alternate && (type == 'b' || type == 'o' || type == 'x' || type == 'X'))
+      head += std::string("0") + static_cast<char>(type);
   }
   const auto grouped = [&](std::string text) {
     if (!group) return text;
@@ -318,9 +371,11 @@ std::string format_spec(const Value& value, std::string_view spec) {
   if (align == '=') {
     std::string body = grouped(digits);
     // Zeros that fill are grouped too.
-    while (group && fill == '0' && num_code_points(head + grouped("0" + digits) + tail) <= width) body = grouped(digits.insert(0, 1, '0'));
+    while (group && fill == '0' && num_code_points(head + grouped("0" + digits) + tail) <= width)
+      body = grouped(digits.insert(0, 1, '0'));
     const int64_t rest = width - static_cast<int64_t>(head.size());
-    if (group && fill == '0' && num_code_points(body + tail) < rest) return head + "0" + body + tail;
+    if (group && fill == '0' && num_code_points(body + tail) < rest)
+      return head + "0" + body + tail;
     return head + pad(body + tail, rest, fill, '>');
   }
   const std::string text = head + grouped(digits) + tail;
@@ -337,11 +392,13 @@ std::string str_format(Interpreter& interpreter, const std::string& format, cons
     Value value;
     const bool digits = !first.empty() && first.find_first_not_of("0123456789") == first.npos;
     if (first.empty() || digits) {
-      if (digits ? automatic > 0 : automatic < 0) throw Failure("cannot switch between manual and automatic field numbering");
+      if (digits ? automatic > 0 : automatic < 0)
+        throw Failure("cannot switch between manual and automatic field numbering");
       if (digits && first.size() > 9) throw Failure("Too many decimal digits in format string");
       const int64_t index = digits ? std::atoll(first.c_str()) : automatic++;
       if (digits) automatic = -1;
-      if (index >= static_cast<int64_t>(args.positional.size())) throw Failure("Replacement index out of range for positional args tuple");
+      if (index >= static_cast<int64_t>(args.positional.size()))
+        throw Failure("Replacement index out of range for positional args tuple");
       value = args.positional[static_cast<size_t>(index)];
     } else {
       const Value* found = args.keyword(first);
@@ -360,7 +417,8 @@ std::string str_format(Interpreter& interpreter, const std::string& format, cons
         if (end == name.npos || end == i + 1) throw Failure("expected '}' before end of string");
         const std::string key(name.substr(i + 1, end - i - 1));
         const bool index = key.find_first_not_of("0123456789") == key.npos && key.size() < 10;
-        value = interpreter.get_item(value, index ? Value::integer(std::atoll(key.c_str())) : Value::string(key));
+        value = interpreter.get_item(
+            value, index ? Value::integer(std::atoll(key.c_str())) : Value::string(key));
         i = end + 1;
       }
     }
@@ -388,20 +446,28 @@ std::string str_format(Interpreter& interpreter, const std::string& format, cons
       const std::string_view field = text.substr(start, i - 1 - start);
       size_t bracket = 0, end = 0;
       for (; end < field.size(); ++end) {
-        if (field[end] == '[') bracket = 1;
-        else if (field[end] == ']') bracket = 0;
-        else if (!bracket && (field[end] == '!' || field[end] == ':')) break;
+        if (field[end] == '[')
+          bracket = 1;
+        else if (field[end] == ']')
+          bracket = 0;
+        else if (!bracket && (field[end] == '!' || field[end] == ':'))
+          break;
       }
       Value value = look_up(field.substr(0, end));
       std::string_view rest = field.substr(end);
       if (rest.starts_with("!")) {
         const char conversion = rest.size() > 1 ? rest[1] : '\0';
-        if (conversion == 's') value = Value::string(str(value));
-        else if (conversion == 'r') value = Value::string(repr(value));
-        else if (conversion == 'a') value = Value::string(ascii_repr(value));
-        else throw Failure("Unknown conversion specifier");
+        if (conversion == 's')
+          value = Value::string(str(value));
+        else if (conversion == 'r')
+          value = Value::string(repr(value));
+        else if (conversion == 'a')
+          value = Value::string(ascii_repr(value));
+        else
+          throw Failure("Unknown conversion specifier");
         rest.remove_prefix(2);
-        if (!rest.empty() && rest[0] != ':') throw Failure("expected ':' after conversion specifier");
+        if (!rest.empty() && rest[0] != ':')
+          throw Failure("expected ':' after conversion specifier");
       }
       if (rest.starts_with(":")) rest.remove_prefix(1);
       out += format_spec(value, self(self, rest, depth + 1));

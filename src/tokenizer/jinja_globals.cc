@@ -21,9 +21,13 @@ Value range(Interpreter&, const Value&, Args& args) {
   if (step == 0) throw Failure("range() arg 3 must not be zero");
   uint64_t size = 0;
   if (step > 0 && start < stop) {
-    size = (static_cast<uint64_t>(stop) - static_cast<uint64_t>(start) - 1) / static_cast<uint64_t>(step) + 1;
+    size = (static_cast<uint64_t>(stop) - static_cast<uint64_t>(start) - 1) /
+               static_cast<uint64_t>(step) +
+           1;
   } else if (step < 0 && start > stop) {
-    size = (static_cast<uint64_t>(start) - static_cast<uint64_t>(stop) - 1) / (0 - static_cast<uint64_t>(step)) + 1;
+    size = (static_cast<uint64_t>(start) - static_cast<uint64_t>(stop) - 1) /
+               (0 - static_cast<uint64_t>(step)) +
+           1;
   }
   if (size > static_cast<uint64_t>(kMaxRange))
     throw Failure("Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000).");
@@ -43,7 +47,8 @@ std::vector<std::pair<Value, Value>> dict_items(const Args& args) {
       Iterator it(source);
       for (Value item; it.next(item);) {
         const Values pair = to_vector(item);
-        if (pair.size() != 2) throw Failure("dictionary update sequence element has a length other than 2");
+        if (pair.size() != 2)
+          throw Failure("dictionary update sequence element has a length other than 2");
         items.emplace_back(pair[0], pair[1]);
       }
     }
@@ -74,7 +79,9 @@ Value strftime_now(Interpreter&, const Value&, Args& args) {
   std::tm local{};
   localtime_r(&seconds, &local);
   // %f, the microseconds, is Python's own; %z and %Z of a time without zone are empty there.
-  const auto micros = std::chrono::duration_cast<std::chrono::microseconds>(now.time_since_epoch()).count() % 1'000'000;
+  const auto micros =
+      std::chrono::duration_cast<std::chrono::microseconds>(now.time_since_epoch()).count() %
+      1'000'000;
   std::string expanded;
   for (size_t i = 0; i < format.size(); ++i) {
     if (format[i] != '%' || i + 1 >= format.size()) {
@@ -101,20 +108,32 @@ class Cycler : public Object {
   explicit Cycler(Values items) : items_(std::move(items)) {}
   const char* type_name() const override { return "Cycler"; }
   bool attribute(std::string_view name, Value& out) override {
-    if (name == "current") out = items_[position_];
-    else if (name == "pos") out = Value::integer(static_cast<int64_t>(position_));
-    else if (name == "items") out = Value::tuple(items_);
-    else if (name == "next") out = Value::function("next", [](Interpreter&, const Value& self, Args&) {
-      auto& cycler = *static_cast<Cycler*>(self.object());
-      const Value item = cycler.items_[cycler.position_];
-      cycler.position_ = (cycler.position_ + 1) % cycler.items_.size();
-      return item;
-    }, Value::object(this));
-    else if (name == "reset") out = Value::function("reset", [](Interpreter&, const Value& self, Args&) {
-      static_cast<Cycler*>(self.object())->position_ = 0;
-      return Value::none();
-    }, Value::object(this));
-    else return false;
+    if (name == "current")
+      out = items_[position_];
+    else if (name == "pos")
+      out = Value::integer(static_cast<int64_t>(position_));
+    else if (name == "items")
+      out = Value::tuple(items_);
+    else if (name == "next")
+      out = Value::function(
+          "next",
+          [](Interpreter&, const Value& self, Args&) {
+            auto& cycler = *static_cast<Cycler*>(self.object());
+            const Value item = cycler.items_[cycler.position_];
+            cycler.position_ = (cycler.position_ + 1) % cycler.items_.size();
+            return item;
+          },
+          Value::object(this));
+    else if (name == "reset")
+      out = Value::function(
+          "reset",
+          [](Interpreter&, const Value& self, Args&) {
+            static_cast<Cycler*>(self.object())->position_ = 0;
+            return Value::none();
+          },
+          Value::object(this));
+    else
+      return false;
     return true;
   }
 
@@ -129,9 +148,12 @@ class Joiner : public Object {
   const char* type_name() const override { return "Joiner"; }
   bool callable() const override { return true; }
   bool attribute(std::string_view name, Value& out) override {
-    if (name == "sep") out = separator_;
-    else if (name == "used") out = Value::boolean(used_);
-    else return false;
+    if (name == "sep")
+      out = separator_;
+    else if (name == "used")
+      out = Value::boolean(used_);
+    else
+      return false;
     return true;
   }
   Value call(Interpreter&, Args& args) override {
@@ -145,7 +167,8 @@ class Joiner : public Object {
 };
 
 Value make_cycler(Interpreter& interpreter, const Value&, Args& args) {
-  if (args.positional.empty() || !args.keywords.empty()) throw Failure("at least one item has to be provided");
+  if (args.positional.empty() || !args.keywords.empty())
+    throw Failure("at least one item has to be provided");
   interpreter.charge_memory(args.positional.size() * sizeof(Value));
   return Value::object(interpreter.make_object<Cycler>(args.positional));
 }
@@ -161,8 +184,14 @@ Value lipsum(Interpreter&, const Value&, Args&) { throw Failure("lipsum is not s
 
 NativeFunction find_global(std::string_view name) {
   static const std::unordered_map<std::string_view, NativeFunction> functions = {
-      {"range", range}, {"dict", make_dict}, {"namespace", make_namespace}, {"raise_exception", raise_exception},
-      {"strftime_now", strftime_now}, {"cycler", make_cycler}, {"joiner", make_joiner}, {"lipsum", lipsum},
+      {"range", range},
+      {"dict", make_dict},
+      {"namespace", make_namespace},
+      {"raise_exception", raise_exception},
+      {"strftime_now", strftime_now},
+      {"cycler", make_cycler},
+      {"joiner", make_joiner},
+      {"lipsum", lipsum},
   };
   const auto it = functions.find(name);
   return it == functions.end() ? nullptr : it->second;

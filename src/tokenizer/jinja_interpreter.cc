@@ -11,8 +11,10 @@ Value* Scope::find(Symbol name) {
 }
 
 void Scope::set(Symbol name, Value value) {
-  if (Value* old = find(name)) *old = std::move(value);
-  else variables.emplace_back(name, std::move(value));
+  if (Value* old = find(name))
+    *old = std::move(value);
+  else
+    variables.emplace_back(name, std::move(value));
 }
 
 class Interpreter::Enter {
@@ -47,21 +49,30 @@ class Interpreter::Capture {
 };
 
 Interpreter::Interpreter(const Program& program, const RenderLimits& limits)
-    : program_(program), limits_(limits), loop_(program.find("loop")), caller_(program.find("caller")),
-      varargs_(program.find("varargs")), kwargs_(program.find("kwargs")) {}
+    : program_(program),
+      limits_(limits),
+      loop_(program.find("loop")),
+      caller_(program.find("caller")),
+      varargs_(program.find("varargs")),
+      kwargs_(program.find("kwargs")) {}
 
 Value Interpreter::from_json(const nlohmann::ordered_json& json, int depth) {
   if (depth > static_cast<int>(kMaxValueDepth)) throw Failure("the context is nested too deeply");
   using Type = nlohmann::ordered_json::value_t;
   switch (json.type()) {
-    case Type::boolean: return Value::boolean(json.get<bool>());
-    case Type::number_integer: return Value::integer(json.get<int64_t>());
+    case Type::boolean:
+      return Value::boolean(json.get<bool>());
+    case Type::number_integer:
+      return Value::integer(json.get<int64_t>());
     case Type::number_unsigned: {
       const auto n = json.get<uint64_t>();
-      return n <= INT64_MAX ? Value::integer(static_cast<int64_t>(n)) : Value::big_integer(std::to_string(n));
+      return n <= INT64_MAX ? Value::integer(static_cast<int64_t>(n))
+                            : Value::big_integer(std::to_string(n));
     }
-    case Type::number_float: return Value::real(json.get<double>());
-    case Type::string: return Value::string(json.get_ref<const std::string&>());
+    case Type::number_float:
+      return Value::real(json.get<double>());
+    case Type::string:
+      return Value::string(json.get_ref<const std::string&>());
     case Type::array: {
       Values items;
       items.reserve(json.size());
@@ -71,10 +82,12 @@ Value Interpreter::from_json(const nlohmann::ordered_json& json, int depth) {
     case Type::object: {
       std::vector<std::pair<Value, Value>> items;
       items.reserve(json.size());
-      for (const auto& [key, value] : json.items()) items.emplace_back(Value::string(key), from_json(value, depth + 1));
+      for (const auto& [key, value] : json.items())
+        items.emplace_back(Value::string(key), from_json(value, depth + 1));
       return Value::dict(std::move(items));
     }
-    default: return Value::none();
+    default:
+      return Value::none();
   }
 }
 
@@ -125,28 +138,44 @@ Interpreter::Flow Interpreter::execute(const Stmt& stmt) {
   line_ = stmt.line;
   charge(1);
   switch (stmt.kind) {
-    case StmtKind::kOutput: execute_output(stmt); break;
+    case StmtKind::kOutput:
+      execute_output(stmt);
+      break;
     case StmtKind::kFor:
       if (stmt.recursive) {
         write(run_recursive_loop(stmt, scope_, evaluate(*stmt.expr), 0));
         break;
       }
       return execute_for(stmt, scope_, evaluate(*stmt.expr), 0);
-    case StmtKind::kIf: return execute_if(stmt);
-    case StmtKind::kSet: assign(*stmt.target, evaluate(*stmt.expr)); break;
-    case StmtKind::kSetBlock: return execute_set_block(stmt);
+    case StmtKind::kIf:
+      return execute_if(stmt);
+    case StmtKind::kSet:
+      assign(*stmt.target, evaluate(*stmt.expr));
+      break;
+    case StmtKind::kSetBlock:
+      return execute_set_block(stmt);
     case StmtKind::kMacro:
       capture_scopes(scope_);
       scope_->set(stmt.name, Value::object(make_object<Macro>(stmt, scope_, *stmt.name)));
       break;
-    case StmtKind::kCallBlock: execute_call_block(stmt); break;
-    case StmtKind::kFilterBlock: return execute_filter_block(stmt);
-    case StmtKind::kWith: return execute_with(stmt);
-    case StmtKind::kScope: return execute_body(stmt.body);
-    case StmtKind::kBlock: execute_block(stmt); break;
-    case StmtKind::kBreak: return Flow::kBreak;
-    case StmtKind::kContinue: return Flow::kContinue;
-    case StmtKind::kRefuse: throw Failure("'" + *stmt.name + "' is not supported: a chat template is one file");
+    case StmtKind::kCallBlock:
+      execute_call_block(stmt);
+      break;
+    case StmtKind::kFilterBlock:
+      return execute_filter_block(stmt);
+    case StmtKind::kWith:
+      return execute_with(stmt);
+    case StmtKind::kScope:
+      return execute_body(stmt.body);
+    case StmtKind::kBlock:
+      execute_block(stmt);
+      break;
+    case StmtKind::kBreak:
+      return Flow::kBreak;
+    case StmtKind::kContinue:
+      return Flow::kContinue;
+    case StmtKind::kRefuse:
+      throw Failure("'" + *stmt.name + "' is not supported: a chat template is one file");
   }
   return Flow::kNext;
 }
@@ -170,7 +199,8 @@ Interpreter::Flow Interpreter::execute_if(const Stmt& stmt) {
   return execute(stmt.else_body.statements);
 }
 
-Interpreter::Flow Interpreter::execute_for(const Stmt& stmt, Scope* definition, const Value& source, int depth) {
+Interpreter::Flow Interpreter::execute_for(const Stmt& stmt, Scope* definition, const Value& source,
+                                           int depth) {
   const Value iterable = stmt.test ? filtered(stmt, definition, source) : source;
   Loop* loop = nullptr;
   Iterator iterator(iterable);
@@ -178,8 +208,8 @@ Interpreter::Flow Interpreter::execute_for(const Stmt& stmt, Scope* definition, 
     capture_scopes(definition);
     loop = make_object<Loop>(stmt, definition, iterable, depth);
   }
-  // The else part runs unless some iteration came to its end: jinja2 clears the flag as the body's last act, so break
-  // and continue leave it set.
+  // The else part runs unless some iteration came to its end: jinja2 clears the flag as the body's
+  // last act, so break and continue leave it set.
   bool completed = false;
   for (Value item; loop ? loop->next(item) : iterator.next(item);) {
     charge(1);
@@ -213,7 +243,8 @@ Value Interpreter::filtered(const Stmt& stmt, Scope* definition, const Value& it
   });
 }
 
-std::string Interpreter::run_recursive_loop(const Stmt& stmt, Scope* definition, const Value& iterable, int depth) {
+std::string Interpreter::run_recursive_loop(const Stmt& stmt, Scope* definition,
+                                            const Value& iterable, int depth) {
   Deeper deeper(*this);
   Capture capture(*this);
   execute_for(stmt, definition, iterable, depth);
@@ -297,17 +328,20 @@ void Interpreter::assign(const Expr& target, const Value& value) {
   } else {
     Values items;
     Iterator iterator(value);
-    for (Value item; items.size() <= target.items.size() && iterator.next(item);) items.push_back(item);
+    for (Value item; items.size() <= target.items.size() && iterator.next(item);)
+      items.push_back(item);
     if (items.size() > target.items.size())
-      throw Failure("too many values to unpack (expected " + std::to_string(target.items.size()) + ")");
+      throw Failure("too many values to unpack (expected " + std::to_string(target.items.size()) +
+                    ")");
     if (items.size() < target.items.size())
-      throw Failure("not enough values to unpack (expected " + std::to_string(target.items.size()) + ", got " +
-                    std::to_string(items.size()) + ")");
+      throw Failure("not enough values to unpack (expected " + std::to_string(target.items.size()) +
+                    ", got " + std::to_string(items.size()) + ")");
     for (size_t i = 0; i < items.size(); ++i) assign(*target.items[i], items[i]);
   }
 }
 
-std::string Interpreter::run_macro(const Stmt& macro, Scope* definition, Args& args, const std::string& name) {
+std::string Interpreter::run_macro(const Stmt& macro, Scope* definition, Args& args,
+                                   const std::string& name) {
   Deeper deeper(*this);
   charge(1);
   Enter enter(*this, definition);
@@ -343,24 +377,29 @@ std::string Interpreter::run_macro(const Stmt& macro, Scope* definition, Args& a
   }
   if (macro.uses_kwargs) {
     std::vector<std::pair<Value, Value>> items;
-    for (auto& [key, value] : args.keywords) items.emplace_back(Value::string(key), std::move(value));
+    for (auto& [key, value] : args.keywords)
+      items.emplace_back(Value::string(key), std::move(value));
     scope_->set(kwargs_, Value::dict(std::move(items)));
   } else if (!args.keywords.empty()) {
-    throw Failure("macro '" + name + "' takes no keyword argument '" + args.keywords[0].first + "'");
+    throw Failure("macro '" + name + "' takes no keyword argument '" + args.keywords[0].first +
+                  "'");
   }
   if (macro.uses_varargs) {
     Values rest;
-    for (size_t i = num_params; i < args.positional.size(); ++i) rest.push_back(std::move(args.positional[i]));
+    for (size_t i = num_params; i < args.positional.size(); ++i)
+      rest.push_back(std::move(args.positional[i]));
     scope_->set(varargs_, Value::tuple(std::move(rest)));
   } else if (args.positional.size() > num_params) {
-    throw Failure("macro '" + name + "' takes not more than " + std::to_string(num_params) + " argument(s)");
+    throw Failure("macro '" + name + "' takes not more than " + std::to_string(num_params) +
+                  " argument(s)");
   }
   for (size_t i = args.positional.size(); i < num_params; ++i) {
     Value* const bound = scope_->find(macro.params[i]);
     if (!bound->is_undefined() || bound->identity()) continue;  // given
     const size_t first_default = num_params - macro.defaults.size();
-    Value value = i >= first_default ? evaluate(*macro.defaults[i - first_default])
-                                     : Value::undefined("parameter '" + *macro.params[i] + "' was not provided");
+    Value value = i >= first_default
+                      ? evaluate(*macro.defaults[i - first_default])
+                      : Value::undefined("parameter '" + *macro.params[i] + "' was not provided");
     scope_->set(macro.params[i], std::move(value));
   }
   Capture capture(*this);

@@ -1,15 +1,15 @@
-// Interpreter: runs one parsed template over one context, once. It owns everything mutable of that render: the scopes, and
-// the namespaces, macros and loops that values point to.
+// Interpreter: runs one parsed template over one context, once. It owns everything mutable of that
+// render: the scopes, and the namespaces, macros and loops that values point to.
 //
-// jinja_interpreter.cc holds scopes and statements, jinja_evaluate.cc expressions, jinja_objects.cc macros and loops.
+// jinja_interpreter.cc holds scopes and statements, jinja_evaluate.cc expressions, jinja_objects.cc
+// macros and loops.
 #pragma once
 
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "tokenizer/chat_template.h"
 #include "tokenizer/jinja_ast.h"
@@ -34,7 +34,8 @@ class Interpreter {
   std::string run(const nlohmann::ordered_json& context);
   int line() const { return line_; }  // of the last statement or call begun, for error messages
 
-  // ---- for the library of filters, tests, methods and functions ------------------------------------------------------
+  // ---- for the library of filters, tests, methods and functions
+  // ------------------------------------------------------
   Value get_attribute(const Value& object, std::string_view name);  // object.name
   Value get_item(const Value& object, const Value& index);          // object[index]
   Value call(const Value& callee, Args& args);
@@ -45,7 +46,8 @@ class Interpreter {
     if ((steps_ += steps) > limits_.steps) throw Failure("the template takes too many steps");
   }
   void charge_memory(uint64_t bytes) {
-    if ((allocated_ += bytes) > limits_.allocated_bytes) throw Failure("the template uses too much memory");
+    if ((allocated_ += bytes) > limits_.allocated_bytes)
+      throw Failure("the template uses too much memory");
   }
 
   template <typename T, typename... A>
@@ -57,9 +59,11 @@ class Interpreter {
     return raw;
   }
 
-  // ---- for macros and loops ----------------------------------------------------------------------------------------
+  // ---- for macros and loops
+  // ----------------------------------------------------------------------------------------
   std::string run_macro(const Stmt& macro, Scope* definition, Args& args, const std::string& name);
-  std::string run_recursive_loop(const Stmt& loop, Scope* definition, const Value& iterable, int depth);
+  std::string run_recursive_loop(const Stmt& loop, Scope* definition, const Value& iterable,
+                                 int depth);
 
  private:
   enum class Flow { kNext, kBreak, kContinue };
@@ -121,7 +125,7 @@ class Interpreter {
   Scope context_, root_;
   Scope* scope_ = &context_;
   std::string* out_ = nullptr;
-  uint64_t written_ = 0;               // by all buffers together
+  uint64_t written_ = 0;                // by all buffers together
   const Value* block_input_ = nullptr;  // what a filter block feeds its filter
 };
 
@@ -158,7 +162,11 @@ class Macro : public Object {
 class Loop : public Object {
  public:
   Loop(const Stmt& stmt, Scope* definition, const Value& iterable, int depth0)
-      : stmt_(stmt), definition_(definition), iterable_(iterable), iterator_(iterable), depth0_(depth0) {}
+      : stmt_(stmt),
+        definition_(definition),
+        iterable_(iterable),
+        iterator_(iterable),
+        depth0_(depth0) {}
   bool next(Value& out);
 
   const char* type_name() const override { return "LoopContext"; }

@@ -12,7 +12,8 @@ namespace nanovllm::jinja {
 
 namespace {
 
-// Every line ends in \n; one at the very end of the template is dropped (keep_trailing_newline is off).
+// Every line ends in \n; one at the very end of the template is dropped (keep_trailing_newline is
+// off).
 std::string normalize_newlines(std::string_view source) {
   std::string out;
   out.reserve(source.size());
@@ -92,7 +93,8 @@ class Lexer {
     } else if (sign != '+' && !variable) {
       const size_t newline = data.rfind('\n');
       const size_t line_start = newline == data.npos ? 0 : newline + 1;
-      if ((line_start > 0 || line_starting_) && line_start < data.size() && strip(data.substr(line_start), 1).empty())
+      if ((line_start > 0 || line_starting_) && line_start < data.size() &&
+          strip(data.substr(line_start), 1).empty())
         data = data.substr(0, line_start);
     }
     if (!data.empty()) push(TokenType::kData, std::string(data));
@@ -145,7 +147,8 @@ class Lexer {
   void lex_raw() {
     for (size_t i = text_.find("{%", pos_); i != text_.npos; i = text_.find("{%", i + 1)) {
       size_t j = i + 2;
-      const char sign = j < text_.size() && (text_[j] == '-' || text_[j] == '+') ? text_[j++] : '\0';
+      const char sign =
+          j < text_.size() && (text_[j] == '-' || text_[j] == '+') ? text_[j++] : '\0';
       j = skip_space(j);
       if (!at(j, "endraw")) continue;
       j = skip_space(j + 6);
@@ -163,9 +166,12 @@ class Lexer {
     while (pos_ < text_.size()) {
       if (open.empty()) {
         size_t end = 0;
-        if (!variable) end = end_tag(pos_, "%}");
-        else if (at(pos_, "-}}")) end = skip_space(pos_ + 3);
-        else if (at(pos_, "}}")) end = pos_ + 2;
+        if (!variable)
+          end = end_tag(pos_, "%}");
+        else if (at(pos_, "-}}"))
+          end = skip_space(pos_ + 3);
+        else if (at(pos_, "}}"))
+          end = pos_ + 2;
         if (end) {
           push(variable ? TokenType::kVariableEnd : TokenType::kBlockEnd, "");
           advance(end);
@@ -178,9 +184,12 @@ class Lexer {
         continue;
       }
       const char c = text_[pos_];
-      if (c >= '0' && c <= '9') lex_number();
-      else if (c == '\'' || c == '"') lex_string(c);
-      else if (!lex_name()) lex_operator(open);
+      if (c >= '0' && c <= '9')
+        lex_number();
+      else if (c == '\'' || c == '"')
+        lex_string(c);
+      else if (!lex_name())
+        lex_operator(open);
     }
   }
 
@@ -211,7 +220,9 @@ class Lexer {
       const auto in_base = [&](size_t i) {
         if (i >= text_.size()) return false;
         const char c = text_[i];
-        const int d = c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : 99;
+        const int d = c >= '0' && c <= '9'                     ? c - '0'
+                      : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10
+                                                               : 99;
         return d < wanted;
       };
       size_t i = pos_ + 2;
@@ -221,7 +232,8 @@ class Lexer {
         end = i;
       } else {  // decimal zero: 0, 00, 0_0
         end = pos_ + 1;
-        while (end < text_.size() && (text_[end] == '0' || (at(end, "_0")))) end += text_[end] == '_' ? 2 : 1;
+        while (end < text_.size() && (text_[end] == '0' || (at(end, "_0"))))
+          end += text_[end] == '_' ? 2 : 1;
       }
     }
     if (real) end = real;
@@ -233,7 +245,8 @@ class Lexer {
       errno = 0;
       const long long n = std::strtoll(text.c_str() + (base == 10 ? 0 : 2), nullptr, base);
       if (errno == ERANGE && base != 10) throw SyntaxError(line_, "integer literal is too large");
-      push(TokenType::kInteger, text, errno == ERANGE ? Value::big_integer(text) : Value::integer(n));
+      push(TokenType::kInteger, text,
+           errno == ERANGE ? Value::big_integer(text) : Value::integer(n));
     }
     advance(end);
   }
@@ -242,11 +255,13 @@ class Lexer {
     size_t end = pos_ + 1;
     while (end < text_.size() && text_[end] != quote) end += text_[end] == '\\' ? 2 : 1;
     if (end >= text_.size()) throw SyntaxError(line_, "unterminated string");
-    push(TokenType::kString, "", Value::string(unescape(std::string_view(text_).substr(pos_ + 1, end - pos_ - 1))));
+    push(TokenType::kString, "",
+         Value::string(unescape(std::string_view(text_).substr(pos_ + 1, end - pos_ - 1))));
     advance(end + 1);
   }
 
-  // Python's unicode-escape codec, applied to the text with its non-ASCII characters already written as escapes.
+  // Python's unicode-escape codec, applied to the text with its non-ASCII characters already
+  // written as escapes.
   std::string unescape(std::string_view raw) const {
     std::string out;
     for (size_t i = 0; i < raw.size();) {
@@ -258,28 +273,55 @@ class Lexer {
       if (static_cast<unsigned char>(c) >= 0x80) {
         const char32_t wide = decode_at(raw, i);
         char buffer[16];
-        std::snprintf(buffer, sizeof buffer, wide <= 0xff ? "\\x%02x" : wide <= 0xffff ? "\\u%04x" : "\\U%08x",
+        std::snprintf(buffer, sizeof buffer,
+                      wide <= 0xff     ? "\\x%02x"
+                      : wide <= 0xffff ? "\\u%04x"
+                                       : "\\U%08x",
                       static_cast<unsigned>(wide));
         out += buffer;
         continue;
       }
       ++i;
       switch (c) {
-        case '\n': break;
-        case 'n': out += '\n'; break;
-        case 't': out += '\t'; break;
-        case 'r': out += '\r'; break;
-        case 'a': out += '\a'; break;
-        case 'b': out += '\b'; break;
-        case 'f': out += '\f'; break;
-        case 'v': out += '\v'; break;
+        case '\n':
+          break;
+        case 'n':
+          out += '\n';
+          break;
+        case 't':
+          out += '\t';
+          break;
+        case 'r':
+          out += '\r';
+          break;
+        case 'a':
+          out += '\a';
+          break;
+        case 'b':
+          out += '\b';
+          break;
+        case 'f':
+          out += '\f';
+          break;
+        case 'v':
+          out += '\v';
+          break;
         case '\\':
         case '\'':
-        case '"': out += c; break;
-        case 'x': append_utf8(out, hex(raw, i, 2)); break;
-        case 'u': append_utf8(out, hex(raw, i, 4)); break;
-        case 'U': append_utf8(out, hex(raw, i, 8)); break;
-        case 'N': throw SyntaxError(line_, "\\N{...} in a string is not supported");
+        case '"':
+          out += c;
+          break;
+        case 'x':
+          append_utf8(out, hex(raw, i, 2));
+          break;
+        case 'u':
+          append_utf8(out, hex(raw, i, 4));
+          break;
+        case 'U':
+          append_utf8(out, hex(raw, i, 8));
+          break;
+        case 'N':
+          throw SyntaxError(line_, "\\N{...} in a string is not supported");
         default:
           if (c >= '0' && c <= '7') {
             char32_t value = static_cast<char32_t>(c - '0');
@@ -299,7 +341,8 @@ class Lexer {
     char32_t value = 0;
     for (int k = 0; k < count; ++k, ++i) {
       const char c = i < raw.size() ? raw[i] : '\0';
-      if (!std::isxdigit(static_cast<unsigned char>(c))) throw SyntaxError(line_, "truncated \\x, \\u or \\U escape");
+      if (!std::isxdigit(static_cast<unsigned char>(c)))
+        throw SyntaxError(line_, "truncated \\x, \\u or \\U escape");
       value = value * 16 + static_cast<char32_t>(c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10);
     }
     if (value > 0x10ffff) throw SyntaxError(line_, "illegal Unicode character");
@@ -311,7 +354,8 @@ class Lexer {
     while (end < text_.size()) {
       size_t next = end;
       const char32_t c = decode_at(text_, next);
-      const bool part = c < 0x80 ? std::isalnum(static_cast<int>(c)) || c == '_' : is_word(c) || is_mark(c);
+      const bool part =
+          c < 0x80 ? std::isalnum(static_cast<int>(c)) || c == '_' : is_word(c) || is_mark(c);
       if (!part) break;
       end = next;
     }
@@ -330,18 +374,21 @@ class Lexer {
   }
 
   void lex_operator(std::string& open) {
-    static constexpr std::string_view kOperators[] = {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~",
-                                                      "[",  "]",  "(",  ")",  "{",  "}",  ">", "<", "=", ".", ":", "|",
-                                                      ",",  ";"};
+    static constexpr std::string_view kOperators[] = {
+        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
+        "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
     const auto* op = std::find_if(std::begin(kOperators), std::end(kOperators),
                                   [&](std::string_view candidate) { return at(pos_, candidate); });
-    if (op == std::end(kOperators)) throw SyntaxError(line_, "unexpected char '" + text_.substr(pos_, 1) + "'");
+    if (op == std::end(kOperators))
+      throw SyntaxError(line_, "unexpected char '" + text_.substr(pos_, 1) + "'");
     const char c = (*op)[0];
     if (c == '(' || c == '[' || c == '{') {
       open += c == '(' ? ')' : c == '[' ? ']' : '}';
     } else if (c == ')' || c == ']' || c == '}') {
       if (open.empty()) throw SyntaxError(line_, std::string("unexpected '") + c + "'");
-      if (open.back() != c) throw SyntaxError(line_, std::string("unexpected '") + c + "', expected '" + open.back() + "'");
+      if (open.back() != c)
+        throw SyntaxError(line_,
+                          std::string("unexpected '") + c + "', expected '" + open.back() + "'");
       open.pop_back();
     }
     push(TokenType::kOperator, std::string(*op));

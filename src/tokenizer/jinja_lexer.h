@@ -1,4 +1,5 @@
-// Lexer: template text to tokens, with jinja2's whitespace rules (trim_blocks, lstrip_blocks, the - and + markers).
+// Lexer: template text to tokens, with jinja2's whitespace rules (trim_blocks, lstrip_blocks, the -
+// and + markers).
 #pragma once
 
 #include <string>
@@ -16,7 +17,17 @@ struct SyntaxError : Failure {
 };
 
 enum class TokenType : uint8_t {
-  kData, kVariableBegin, kVariableEnd, kBlockBegin, kBlockEnd, kName, kString, kInteger, kFloat, kOperator, kEnd
+  kData,
+  kVariableBegin,
+  kVariableEnd,
+  kBlockBegin,
+  kBlockEnd,
+  kName,
+  kString,
+  kInteger,
+  kFloat,
+  kOperator,
+  kEnd
 };
 
 struct Token {

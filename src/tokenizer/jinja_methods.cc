@@ -36,7 +36,8 @@ Value sequence_index(Interpreter&, const Value& self, Args& args) {
   const auto bound = args.bind("index", {"value", "start", "stop"}, 1);
   const auto size = static_cast<int64_t>(self.items().size());
   const auto clamp = [&](int64_t i) { return std::clamp<int64_t>(i < 0 ? i + size : i, 0, size); };
-  const int64_t start = bound[1] ? clamp(to_index(*bound[1])) : 0, stop = bound[2] ? clamp(to_index(*bound[2])) : size;
+  const int64_t start = bound[1] ? clamp(to_index(*bound[1])) : 0,
+                stop = bound[2] ? clamp(to_index(*bound[2])) : size;
   for (int64_t i = start; i < stop; ++i)
     if (equal(self.items()[static_cast<size_t>(i)], *bound[0])) return Value::integer(i);
   throw Failure(repr(*bound[0]) + " is not in " + type_name(self));
@@ -55,30 +56,40 @@ bool any(std::string_view name, std::initializer_list<std::string_view> names) {
 
 NativeFunction find_method(const Value& self, std::string_view name, bool& unsafe) {
   switch (self.kind()) {
-    case Kind::kString: return find_string_method(name);
+    case Kind::kString:
+      return find_string_method(name);
     case Kind::kDict:
-      if (name == "items") return [](Interpreter&, const Value& v, Args& a) { return dict_view(v, a, "dict_items", 2); };
-      if (name == "keys") return [](Interpreter&, const Value& v, Args& a) { return dict_view(v, a, "dict_keys", 0); };
-      if (name == "values") return [](Interpreter&, const Value& v, Args& a) { return dict_view(v, a, "dict_values", 1); };
+      if (name == "items")
+        return
+            [](Interpreter&, const Value& v, Args& a) { return dict_view(v, a, "dict_items", 2); };
+      if (name == "keys")
+        return
+            [](Interpreter&, const Value& v, Args& a) { return dict_view(v, a, "dict_keys", 0); };
+      if (name == "values")
+        return
+            [](Interpreter&, const Value& v, Args& a) { return dict_view(v, a, "dict_values", 1); };
       if (name == "get") return dict_get;
       if (name == "copy") return same;
       unsafe = any(name, {"clear", "pop", "popitem", "setdefault", "update"});
       return nullptr;
     case Kind::kList:
       if (name == "copy") return same;
-      unsafe = any(name, {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"});
+      unsafe =
+          any(name, {"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"});
       [[fallthrough]];
     case Kind::kTuple:
       if (name == "count") return sequence_count;
       if (name == "index") return sequence_index;
       return nullptr;
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 
 int64_t to_index(const Value& v) {
   if (v.is_undefined()) v.fail_undefined();
-  if (!v.is_integral()) throw Failure(std::string("'") + type_name(v) + "' object cannot be interpreted as an integer");
+  if (!v.is_integral())
+    throw Failure(std::string("'") + type_name(v) + "' object cannot be interpreted as an integer");
   return v.as_int();
 }
 
@@ -102,7 +113,8 @@ std::vector<std::string> split_lines(std::string_view text, bool keep_ends) {
   return lines;
 }
 
-std::string replace_all(const std::string& text, const std::string& from, const std::string& to, int64_t count) {
+std::string replace_all(const std::string& text, const std::string& from, const std::string& to,
+                        int64_t count) {
   std::string out;
   size_t i = 0;
   const auto put = [&] {
@@ -136,7 +148,9 @@ std::string pad(const std::string& text, int64_t width, char32_t fill, char alig
   if (missing <= 0) return text;
   if (static_cast<uint64_t>(missing) > kMaxStringBytes / 4) throw Failure("a string is too large");
   // str.center puts the odd one to the left when the width is odd too.
-  const int64_t left = align == '<' ? 0 : align == '>' ? missing : missing / 2 + (missing & width & 1);
+  const int64_t left = align == '<'   ? 0
+                       : align == '>' ? missing
+                                      : missing / 2 + (missing & width & 1);
   std::string out;
   for (int64_t i = 0; i < left; ++i) append_utf8(out, fill);
   out += text;

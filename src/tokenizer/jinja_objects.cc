@@ -13,7 +13,8 @@ bool Namespace::attribute(std::string_view name, Value& out) {
 }
 
 void Namespace::set(const std::string& name, Value value) {
-  if (name.starts_with("_")) throw Failure("Chat templates cannot store underscore-prefixed attributes on a namespace");
+  if (name.starts_with("_"))
+    throw Failure("Chat templates cannot store underscore-prefixed attributes on a namespace");
   for (auto& [key, old] : attributes_) {
     if (key != name) continue;
     old = std::move(value);
@@ -23,10 +24,14 @@ void Namespace::set(const std::string& name, Value value) {
 }
 
 bool Macro::attribute(std::string_view name, Value& out) {
-  if (name == "name") out = Value::string(name_);
-  else if (name == "catch_kwargs") out = Value::boolean(stmt_.uses_kwargs);
-  else if (name == "catch_varargs") out = Value::boolean(stmt_.uses_varargs);
-  else if (name == "caller") out = Value::boolean(stmt_.uses_caller);
+  if (name == "name")
+    out = Value::string(name_);
+  else if (name == "catch_kwargs")
+    out = Value::boolean(stmt_.uses_kwargs);
+  else if (name == "catch_varargs")
+    out = Value::boolean(stmt_.uses_varargs);
+  else if (name == "caller")
+    out = Value::boolean(stmt_.uses_caller);
   else if (name == "arguments") {
     Values names;
     for (const Symbol param : stmt_.params) names.push_back(Value::string(*param));
@@ -91,31 +96,50 @@ Value Loop::cycle(const Values& values) const {
 }
 
 bool Loop::attribute(std::string_view name, Value& out) {
-  if (name == "index") out = Value::integer(index0_ + 1);
-  else if (name == "index0") out = Value::integer(index0_);
-  else if (name == "first") out = Value::boolean(index0_ == 0);
-  else if (name == "last") out = Value::boolean(!peek());
-  else if (name == "length") out = Value::integer(count());
-  else if (name == "revindex") out = Value::integer(count() - index0_);
-  else if (name == "revindex0") out = Value::integer(count() - index0_ - 1);
-  else if (name == "depth") out = Value::integer(depth0_ + 1);
-  else if (name == "depth0") out = Value::integer(depth0_);
-  else if (name == "previtem") out = index0_ == 0 ? Value::undefined("there is no previous item") : before_;
-  else if (name == "nextitem") out = peek() ? after_ : Value::undefined("there is no next item");
+  if (name == "index")
+    out = Value::integer(index0_ + 1);
+  else if (name == "index0")
+    out = Value::integer(index0_);
+  else if (name == "first")
+    out = Value::boolean(index0_ == 0);
+  else if (name == "last")
+    out = Value::boolean(!peek());
+  else if (name == "length")
+    out = Value::integer(count());
+  else if (name == "revindex")
+    out = Value::integer(count() - index0_);
+  else if (name == "revindex0")
+    out = Value::integer(count() - index0_ - 1);
+  else if (name == "depth")
+    out = Value::integer(depth0_ + 1);
+  else if (name == "depth0")
+    out = Value::integer(depth0_);
+  else if (name == "previtem")
+    out = index0_ == 0 ? Value::undefined("there is no previous item") : before_;
+  else if (name == "nextitem")
+    out = peek() ? after_ : Value::undefined("there is no next item");
   else if (name == "cycle")
-    out = Value::function("cycle", [](Interpreter&, const Value& self, Args& args) {
-      return static_cast<Loop*>(self.object())->cycle(args.positional);
-    }, Value::object(this));
+    out = Value::function(
+        "cycle",
+        [](Interpreter&, const Value& self, Args& args) {
+          return static_cast<Loop*>(self.object())->cycle(args.positional);
+        },
+        Value::object(this));
   else if (name == "changed")
-    out = Value::function("changed", [](Interpreter&, const Value& self, Args& args) {
-      return Value::boolean(static_cast<Loop*>(self.object())->changed(args.positional));
-    }, Value::object(this));
-  else return false;
+    out = Value::function(
+        "changed",
+        [](Interpreter&, const Value& self, Args& args) {
+          return Value::boolean(static_cast<Loop*>(self.object())->changed(args.positional));
+        },
+        Value::object(this));
+  else
+    return false;
   return true;
 }
 
 Value Loop::call(Interpreter& interpreter, Args& args) {
-  if (!stmt_.recursive) throw Failure("The loop must have the 'recursive' marker to be called recursively.");
+  if (!stmt_.recursive)
+    throw Failure("The loop must have the 'recursive' marker to be called recursively.");
   const auto bound = args.bind("loop", {"iterable"}, 1);
   return Value::string(interpreter.run_recursive_loop(stmt_, definition_, *bound[0], depth0_ + 1));
 }

@@ -1,5 +1,6 @@
-// Arithmetic, with Python's rules: / gives a float, // and % round towards minus infinity, bools are integers, + and *
-// work on strings and lists. Integers are 64 bits wide; beyond that is an error.
+// Arithmetic, with Python's rules: / gives a float, // and % round towards minus infinity, bools
+// are integers, + and * work on strings and lists. Integers are 64 bits wide; beyond that is an
+// error.
 #include <cmath>
 
 #include "tokenizer/jinja_interpreter.h"
@@ -10,7 +11,8 @@ namespace nanovllm::jinja {
 namespace {
 
 [[noreturn]] void unsupported(const std::string& op, const Value& a, const Value& b) {
-  throw Failure("unsupported operand type(s) for " + op + ": '" + type_name(a) + "' and '" + type_name(b) + "'");
+  throw Failure("unsupported operand type(s) for " + op + ": '" + type_name(a) + "' and '" +
+                type_name(b) + "'");
 }
 
 // By reference: the operation that sets it is written in the other argument.
@@ -52,9 +54,11 @@ Value power(const Value& a, const Value& b) {
   }
   const double x = a.number(), y = b.number();
   if (x == 0 && y < 0) throw Failure("0.0 cannot be raised to a negative power");
-  if (x < 0 && std::isfinite(x) && std::isfinite(y) && y != std::floor(y)) throw Failure("complex numbers are not supported");
+  if (x < 0 && std::isfinite(x) && std::isfinite(y) && y != std::floor(y))
+    throw Failure("complex numbers are not supported");
   const double result = std::pow(x, y);
-  if (std::isinf(result) && std::isfinite(x) && std::isfinite(y)) throw Failure("(34, 'Numerical result out of range')");
+  if (std::isinf(result) && std::isfinite(x) && std::isfinite(y))
+    throw Failure("(34, 'Numerical result out of range')");
   return Value::real(result);
 }
 
@@ -62,13 +66,17 @@ Value arithmetic(const std::string& op, const Value& a, const Value& b) {
   if (op == "**") return power(a, b);
   const bool integral = a.is_integral() && b.is_integral();
   if ((op == "/" || op == "//" || op == "%") && compare_numbers(b, Value::integer(0)) == 0)
-    throw Failure(op == "/" ? "division by zero" : integral ? "integer division or modulo by zero" : "float modulo");
+    throw Failure(op == "/"  ? "division by zero"
+                  : integral ? "integer division or modulo by zero"
+                             : "float modulo");
   if (op == "/") {
     if (!integral) return Value::real(a.number() / b.number());
-    return Value::real(static_cast<double>(static_cast<long double>(a.as_int()) / static_cast<long double>(b.as_int())));
+    return Value::real(static_cast<double>(static_cast<long double>(a.as_int()) /
+                                           static_cast<long double>(b.as_int())));
   }
   if (!integral) {
-    if (!(a.is(Kind::kFloat) || b.is(Kind::kFloat))) throw Failure("integers beyond 64 bits are not supported");
+    if (!(a.is(Kind::kFloat) || b.is(Kind::kFloat)))
+      throw Failure("integers beyond 64 bits are not supported");
     const double x = a.number(), y = b.number();
     if (op == "+") return Value::real(x + y);
     if (op == "-") return Value::real(x - y);
@@ -80,7 +88,9 @@ Value arithmetic(const std::string& op, const Value& a, const Value& b) {
   if (op == "+") return checked(__builtin_add_overflow(x, y, &result), result);
   if (op == "-") return checked(__builtin_sub_overflow(x, y, &result), result);
   if (op == "*") return checked(__builtin_mul_overflow(x, y, &result), result);
-  if (y == -1) return op == "%" ? Value::integer(0) : checked(__builtin_sub_overflow(int64_t{0}, x, &result), result);
+  if (y == -1)
+    return op == "%" ? Value::integer(0)
+                     : checked(__builtin_sub_overflow(int64_t{0}, x, &result), result);
   const bool round_down = x % y != 0 && (x < 0) != (y < 0);
   if (op == "//") return Value::integer(x / y - (round_down ? 1 : 0));
   return Value::integer(x % y + (round_down ? y : 0));
@@ -90,17 +100,20 @@ Value repeat(const Value& a, int64_t times) {
   times = std::max<int64_t>(times, 0);
   if (a.is_string()) {
     const std::string& text = a.text();
-    if (!text.empty() && static_cast<uint64_t>(times) > kMaxStringBytes / text.size()) throw Failure("a string is too large");
+    if (!text.empty() && static_cast<uint64_t>(times) > kMaxStringBytes / text.size())
+      throw Failure("a string is too large");
     std::string out;
     out.reserve(text.size() * static_cast<size_t>(times));
     for (int64_t i = 0; i < times && !text.empty(); ++i) out += text;
     return Value::string(std::move(out));
   }
   const Values& items = a.items();
-  if (!items.empty() && static_cast<uint64_t>(times) > kMaxStringBytes / sizeof(Value) / items.size())
+  if (!items.empty() &&
+      static_cast<uint64_t>(times) > kMaxStringBytes / sizeof(Value) / items.size())
     throw Failure("a list is too large");
   Values out;
-  for (int64_t i = 0; i < times && !items.empty(); ++i) out.insert(out.end(), items.begin(), items.end());
+  for (int64_t i = 0; i < times && !items.empty(); ++i)
+    out.insert(out.end(), items.begin(), items.end());
   return a.is(Kind::kList) ? Value::list(std::move(out)) : Value::tuple(std::move(out));
 }
 
@@ -115,13 +128,15 @@ Value binary_operation(const std::string& op, const Value& a, const Value& b) {
   if (a.is_number() && b.is_number()) return arithmetic(op, a, b);
   if (op == "+") {
     if (a.is_string() && b.is_string()) {
-      if (a.text().size() + b.text().size() > kMaxStringBytes) throw Failure("a string is too large");
+      if (a.text().size() + b.text().size() > kMaxStringBytes)
+        throw Failure("a string is too large");
       if (!a.is_markup() && !b.is_markup()) return Value::string(a.text() + b.text());
       return Value::markup((a.is_markup() ? a.text() : escape_html(a.text())) +
                            (b.is_markup() ? b.text() : escape_html(b.text())));
     }
     if (a.kind() == b.kind() && (a.is(Kind::kList) || a.is(Kind::kTuple))) {
-      if (a.items().size() + b.items().size() > kMaxStringBytes / sizeof(Value)) throw Failure("a list is too large");
+      if (a.items().size() + b.items().size() > kMaxStringBytes / sizeof(Value))
+        throw Failure("a list is too large");
       Values out = a.items();
       out.insert(out.end(), b.items().begin(), b.items().end());
       return a.is(Kind::kList) ? Value::list(std::move(out)) : Value::tuple(std::move(out));
@@ -137,9 +152,11 @@ Value unary_operation(const std::string& op, const Value& v) {
   if (v.is(Kind::kFloat)) return op == "-" ? Value::real(-v.as_real()) : v;
   if (v.is(Kind::kBigInt)) {
     if (op == "+") return v;
-    return v.text()[0] == '-' ? Value::big_integer(v.text().substr(1)) : Value::big_integer("-" + v.text());
+    return v.text()[0] == '-' ? Value::big_integer(v.text().substr(1))
+                              : Value::big_integer("-" + v.text());
   }
-  if (!v.is_integral()) throw Failure("bad operand type for unary " + op + ": '" + type_name(v) + "'");
+  if (!v.is_integral())
+    throw Failure("bad operand type for unary " + op + ": '" + type_name(v) + "'");
   if (op == "+") return Value::integer(v.as_int());
   int64_t result = 0;
   return checked(__builtin_sub_overflow(int64_t{0}, v.as_int(), &result), result);

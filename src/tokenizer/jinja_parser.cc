@@ -36,12 +36,14 @@ void Parser::parse_template() {
   if (!is(TokenType::kEnd)) fail("unexpected end of template");
 }
 
-// Statements up to one of the end tags, whose name becomes the current token; without end tags, up to the end.
+// Statements up to one of the end tags, whose name becomes the current token; without end tags, up
+// to the end.
 std::vector<StmtPtr> Parser::parse_until(std::initializer_list<std::string_view> end_names) {
   Nesting nesting(*this);
   std::vector<StmtPtr> out;
   const auto output = [&]() -> Stmt& {
-    if (out.empty() || out.back()->kind != StmtKind::kOutput) out.push_back(make_stmt(StmtKind::kOutput));
+    if (out.empty() || out.back()->kind != StmtKind::kOutput)
+      out.push_back(make_stmt(StmtKind::kOutput));
     return *out.back();
   };
   while (true) {
@@ -85,13 +87,20 @@ std::vector<StmtPtr> Parser::parse_body(std::initializer_list<std::string_view> 
 StmtPtr Parser::parse_statement() {
   if (!is(TokenType::kName)) fail("tag name expected");
   static constexpr std::pair<std::string_view, StmtPtr (Parser::*)()> kTags[] = {
-      {"for", &Parser::parse_for},           {"if", &Parser::parse_if},
-      {"set", &Parser::parse_set},           {"macro", &Parser::parse_macro},
-      {"call", &Parser::parse_call_block},   {"filter", &Parser::parse_filter_block},
-      {"with", &Parser::parse_with},         {"block", &Parser::parse_block},
-      {"print", &Parser::parse_print},       {"autoescape", &Parser::parse_autoescape},
-      {"include", &Parser::parse_refused},   {"import", &Parser::parse_refused},
-      {"from", &Parser::parse_refused},      {"extends", &Parser::parse_refused},
+      {"for", &Parser::parse_for},
+      {"if", &Parser::parse_if},
+      {"set", &Parser::parse_set},
+      {"macro", &Parser::parse_macro},
+      {"call", &Parser::parse_call_block},
+      {"filter", &Parser::parse_filter_block},
+      {"with", &Parser::parse_with},
+      {"block", &Parser::parse_block},
+      {"print", &Parser::parse_print},
+      {"autoescape", &Parser::parse_autoescape},
+      {"include", &Parser::parse_refused},
+      {"import", &Parser::parse_refused},
+      {"from", &Parser::parse_refused},
+      {"extends", &Parser::parse_refused},
       {"generation", &Parser::parse_generation},
   };
   const std::string& name = current().text;
@@ -182,8 +191,10 @@ void Parser::parse_signature(Stmt& stmt) {
     if (std::find(stmt.params.begin(), stmt.params.end(), param) != stmt.params.end())
       fail("duplicate argument '" + *param + "' in function definition");
     stmt.params.push_back(param);
-    if (skip_op("=")) stmt.defaults.push_back(parse_expression());
-    else if (!stmt.defaults.empty()) fail("non-default argument follows default argument");
+    if (skip_op("="))
+      stmt.defaults.push_back(parse_expression());
+    else if (!stmt.defaults.empty())
+      fail("non-default argument follows default argument");
   }
   expect_op(")");
 }
@@ -264,7 +275,8 @@ StmtPtr Parser::parse_autoescape() {
   return stmt;
 }
 
-// {% generation %} marks what the assistant writes, for training masks; the text is rendered as it is.
+// {% generation %} marks what the assistant writes, for training masks; the text is rendered as it
+// is.
 StmtPtr Parser::parse_generation() {
   StmtPtr stmt = make_stmt(StmtKind::kScope);
   advance();
@@ -286,7 +298,8 @@ StmtPtr Parser::parse_print() {
   return stmt;
 }
 
-// A chat template is one file: tags that load another fail when they are reached, as in an environment without a loader.
+// A chat template is one file: tags that load another fail when they are reached, as in an
+// environment without a loader.
 StmtPtr Parser::parse_refused() {
   StmtPtr stmt = make_stmt(StmtKind::kRefuse);
   const std::string tag = current().text;

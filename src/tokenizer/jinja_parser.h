@@ -1,5 +1,5 @@
-// Recursive-descent parser, with jinja2's grammar and precedence. jinja_parser.cc holds the statements,
-// jinja_expression_parser.cc the expressions.
+// Recursive-descent parser, with jinja2's grammar and precedence. jinja_parser.cc holds the
+// statements, jinja_expression_parser.cc the expressions.
 #pragma once
 
 #include <initializer_list>
@@ -13,7 +13,8 @@ namespace nanovllm::jinja {
 
 class Parser {
  public:
-  Parser(Program& program, std::vector<Token> tokens) : program_(program), tokens_(std::move(tokens)) {}
+  Parser(Program& program, std::vector<Token> tokens)
+      : program_(program), tokens_(std::move(tokens)) {}
   void parse_template();
 
  private:
@@ -38,8 +39,9 @@ class Parser {
   Symbol parse_target_name();
 
   // jinja_expression_parser.cc
-  ExprPtr parse_tuple(bool simplified = false, bool with_conditional = true, std::string_view end_name = {},
-                      bool parenthesized = false, bool with_namespace = false);
+  ExprPtr parse_tuple(bool simplified = false, bool with_conditional = true,
+                      std::string_view end_name = {}, bool parenthesized = false,
+                      bool with_namespace = false);
   ExprPtr parse_expression(bool with_conditional = true);
   ExprPtr parse_conditional();
   ExprPtr parse_or();
@@ -66,10 +68,14 @@ class Parser {
 
   const Token& current() const { return tokens_[index_]; }
   const Token& look() const { return tokens_[std::min(index_ + 1, tokens_.size() - 1)]; }
-  void advance() { if (index_ + 1 < tokens_.size()) ++index_; }
+  void advance() {
+    if (index_ + 1 < tokens_.size()) ++index_;
+  }
   bool is(TokenType type) const { return current().type == type; }
   bool is_op(std::string_view op) const { return is(TokenType::kOperator) && current().text == op; }
-  bool is_name(std::string_view name) const { return is(TokenType::kName) && current().text == name; }
+  bool is_name(std::string_view name) const {
+    return is(TokenType::kName) && current().text == name;
+  }
   bool skip_op(std::string_view op) { return is_op(op) && (advance(), true); }
   bool skip_name(std::string_view name) { return is_name(name) && (advance(), true); }
   void expect(TokenType type, const char* what);

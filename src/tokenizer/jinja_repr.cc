@@ -53,13 +53,27 @@ void append_string_repr(std::string& out, const std::string& text) {
 void append_repr(std::string& out, const Value& v) {
   check_length(out);
   switch (v.kind()) {
-    case Kind::kUndefined: out += "Undefined"; return;
-    case Kind::kNone: out += "None"; return;
-    case Kind::kBool: out += v.as_bool() ? "True" : "False"; return;
-    case Kind::kInt: out += std::to_string(v.as_int()); return;
-    case Kind::kFloat: out += float_repr(v.as_real()); return;
-    case Kind::kBigInt: out += v.text(); return;
-    case Kind::kString: append_string_repr(out, v.text()); return;
+    case Kind::kUndefined:
+      out += "Undefined";
+      return;
+    case Kind::kNone:
+      out += "None";
+      return;
+    case Kind::kBool:
+      out += v.as_bool() ? "True" : "False";
+      return;
+    case Kind::kInt:
+      out += std::to_string(v.as_int());
+      return;
+    case Kind::kFloat:
+      out += float_repr(v.as_real());
+      return;
+    case Kind::kBigInt:
+      out += v.text();
+      return;
+    case Kind::kString:
+      append_string_repr(out, v.text());
+      return;
     case Kind::kList:
     case Kind::kTuple:
     case Kind::kView: {
@@ -97,7 +111,9 @@ void append_repr(std::string& out, const Value& v) {
       out += '}';
       return;
     }
-    default: out.append("<").append(type_name(v)).append(" object>"); return;
+    default:
+      out.append("<").append(type_name(v)).append(" object>");
+      return;
   }
 }
 
@@ -106,20 +122,43 @@ void append_json_string(std::string& out, const std::string& text, bool ensure_a
   for (size_t i = 0; i < text.size();) {
     const auto byte = static_cast<unsigned char>(text[i]);
     switch (byte) {
-      case '"': out += "\\\""; ++i; continue;
-      case '\\': out += "\\\\"; ++i; continue;
-      case '\n': out += "\\n"; ++i; continue;
-      case '\r': out += "\\r"; ++i; continue;
-      case '\t': out += "\\t"; ++i; continue;
-      case '\f': out += "\\f"; ++i; continue;
-      case '\b': out += "\\b"; ++i; continue;
+      case '"':
+        out += "\\\"";
+        ++i;
+        continue;
+      case '\\':
+        out += "\\\\";
+        ++i;
+        continue;
+      case '\n':
+        out += "\\n";
+        ++i;
+        continue;
+      case '\r':
+        out += "\\r";
+        ++i;
+        continue;
+      case '\t':
+        out += "\\t";
+        ++i;
+        continue;
+      case '\f':
+        out += "\\f";
+        ++i;
+        continue;
+      case '\b':
+        out += "\\b";
+        ++i;
+        continue;
     }
     if (byte < 0x20) {
       append_hex(out, "\\u", byte, 4);
       ++i;
     } else if (byte < 0x80 || !ensure_ascii) {
-      if (byte == 0x7f && ensure_ascii) out += '\x7f';
-      else out += text[i];
+      if (byte == 0x7f && ensure_ascii)
+        out += '\x7f';
+      else
+        out += text[i];
       ++i;
     } else {
       const char32_t c = decode_at(text, i);
@@ -142,13 +181,20 @@ std::string json_float(double d) {
 
 std::string json_key(const Value& key) {
   switch (key.kind()) {
-    case Kind::kString: return key.text();
-    case Kind::kNone: return "null";
-    case Kind::kBool: return key.as_bool() ? "true" : "false";
-    case Kind::kFloat: return json_float(key.as_real());
+    case Kind::kString:
+      return key.text();
+    case Kind::kNone:
+      return "null";
+    case Kind::kBool:
+      return key.as_bool() ? "true" : "false";
+    case Kind::kFloat:
+      return json_float(key.as_real());
     case Kind::kInt:
-    case Kind::kBigInt: return repr(key);
-    default: throw Failure(std::string("keys must be str, int, float, bool or None, not ") + type_name(key));
+    case Kind::kBigInt:
+      return repr(key);
+    default:
+      throw Failure(std::string("keys must be str, int, float, bool or None, not ") +
+                    type_name(key));
   }
 }
 
@@ -158,7 +204,8 @@ struct JsonWriter {
 
   void newline(int level) {
     if (!style.pretty) return;
-    if (style.indent.size() * static_cast<size_t>(level) > kMaxStringBytes) throw Failure("a string is too large");
+    if (style.indent.size() * static_cast<size_t>(level) > kMaxStringBytes)
+      throw Failure("a string is too large");
     out += '\n';
     for (int i = 0; i < level; ++i) out += style.indent;
   }
@@ -166,12 +213,22 @@ struct JsonWriter {
   void write(const Value& v, int level) {
     check_length(out);
     switch (v.kind()) {
-      case Kind::kNone: out += "null"; return;
-      case Kind::kBool: out += v.as_bool() ? "true" : "false"; return;
+      case Kind::kNone:
+        out += "null";
+        return;
+      case Kind::kBool:
+        out += v.as_bool() ? "true" : "false";
+        return;
       case Kind::kInt:
-      case Kind::kBigInt: append_repr(out, v); return;
-      case Kind::kFloat: out += json_float(v.as_real()); return;
-      case Kind::kString: append_json_string(out, v.text(), style.ensure_ascii); return;
+      case Kind::kBigInt:
+        append_repr(out, v);
+        return;
+      case Kind::kFloat:
+        out += json_float(v.as_real());
+        return;
+      case Kind::kString:
+        append_json_string(out, v.text(), style.ensure_ascii);
+        return;
       case Kind::kList:
       case Kind::kTuple: {
         if (v.items().empty()) {
@@ -197,7 +254,8 @@ struct JsonWriter {
         }
         auto items = v.dict().items;
         if (style.sort_keys)
-          std::stable_sort(items.begin(), items.end(), [](const auto& a, const auto& b) { return less(a.first, b.first); });
+          std::stable_sort(items.begin(), items.end(),
+                           [](const auto& a, const auto& b) { return less(a.first, b.first); });
         out += '{';
         bool first = true;
         for (const auto& [key, value] : items) {
@@ -212,7 +270,8 @@ struct JsonWriter {
         out += '}';
         return;
       }
-      default: throw Failure(std::string("Object of type ") + type_name(v) + " is not JSON serializable");
+      default:
+        throw Failure(std::string("Object of type ") + type_name(v) + " is not JSON serializable");
     }
   }
 };
@@ -224,8 +283,11 @@ std::string float_repr(double value) {
   if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
   if (value == 0) return std::signbit(value) ? "-0.0" : "0.0";
   char buffer[64];
-  // The shortest digits that read back as the same double, as d.ddde±xx; Python then chooses the layout.
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, std::fabs(value), std::chars_format::scientific).ptr;
+  // The shortest digits that read back as the same double, as d.ddde±xx; Python then chooses the
+  // layout.
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof buffer, std::fabs(value), std::chars_format::scientific)
+          .ptr;
   const std::string_view text(buffer, static_cast<size_t>(end - buffer));
   const size_t e = text.find('e');
   const int exponent = std::atoi(std::string(text.substr(e + 1)).c_str());
@@ -239,9 +301,12 @@ std::string float_repr(double value) {
     std::snprintf(buffer, sizeof buffer, "e%c%02d", exponent < 0 ? '-' : '+', std::abs(exponent));
     return out + buffer;
   }
-  if (exponent < 0) return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
-  if (count <= exponent + 1) return out + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
-  return out + digits.substr(0, static_cast<size_t>(exponent + 1)) + "." + digits.substr(static_cast<size_t>(exponent + 1));
+  if (exponent < 0)
+    return out + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
+  if (count <= exponent + 1)
+    return out + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
+  return out + digits.substr(0, static_cast<size_t>(exponent + 1)) + "." +
+         digits.substr(static_cast<size_t>(exponent + 1));
 }
 
 std::string repr(const Value& value) {

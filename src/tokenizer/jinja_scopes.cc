@@ -1,5 +1,5 @@
-// What jinja2's compiler works out before a template runs: which names a scope shadows, which special names a macro or a
-// loop uses, and whether filters and tests exist.
+// What jinja2's compiler works out before a template runs: which names a scope shadows, which
+// special names a macro or a loop uses, and whether filters and tests exist.
 #include <algorithm>
 #include <map>
 
@@ -53,7 +53,8 @@ bool reads(const std::vector<StmtPtr>& statements, Symbol name) {
   return read;
 }
 
-// The names one scope knows, and how each starts out. A branch of an if holds only what it adds to its base.
+// The names one scope knows, and how each starts out. A branch of an if holds only what it adds to
+// its base.
 struct Symbols {
   const Symbols* parent = nullptr;  // the scope around this one
   const Symbols* base = nullptr;    // the same scope, before the if
@@ -103,11 +104,14 @@ struct Symbols {
 class ScopeResolver {
  public:
   explicit ScopeResolver(const Program& program)
-      : loop_(program.find("loop")), caller_(program.find("caller")), varargs_(program.find("varargs")),
+      : loop_(program.find("loop")),
+        caller_(program.find("caller")),
+        varargs_(program.find("varargs")),
         kwargs_(program.find("kwargs")) {}
 
   // body is a scope with these names already bound.
-  void scope(Body& body, const Symbols* parent, const std::vector<Symbol>& bound, const Stmt* macro = nullptr) {
+  void scope(Body& body, const Symbols* parent, const std::vector<Symbol>& bound,
+             const Stmt* macro = nullptr) {
     Symbols symbols;
     symbols.parent = parent;
     for (const Symbol name : bound) symbols.param(name);
@@ -125,8 +129,10 @@ class ScopeResolver {
   }
 
   static void store(const Expr* target, Symbols& symbols) {
-    if (target->kind == ExprKind::kName) symbols.store(target->name);
-    else if (target->kind == ExprKind::kNamespaceRef) symbols.load(target->name);
+    if (target->kind == ExprKind::kName)
+      symbols.store(target->name);
+    else if (target->kind == ExprKind::kNamespaceRef)
+      symbols.load(target->name);
     for (const ExprPtr& item : target->items) store(item.get(), symbols);
   }
 
@@ -140,12 +146,23 @@ class ScopeResolver {
           break;
         case StmtKind::kFor:
         case StmtKind::kCallBlock:
-        case StmtKind::kFilterBlock: load(stmt->expr.get(), symbols); break;
-        case StmtKind::kSet: load(stmt->expr.get(), symbols); [[fallthrough]];
-        case StmtKind::kSetBlock: store(stmt->target.get(), symbols); break;
-        case StmtKind::kMacro: symbols.store(stmt->name); break;
-        case StmtKind::kIf: collect_if(*stmt, symbols); break;
-        default: break;
+        case StmtKind::kFilterBlock:
+          load(stmt->expr.get(), symbols);
+          break;
+        case StmtKind::kSet:
+          load(stmt->expr.get(), symbols);
+          [[fallthrough]];
+        case StmtKind::kSetBlock:
+          store(stmt->target.get(), symbols);
+          break;
+        case StmtKind::kMacro:
+          symbols.store(stmt->name);
+          break;
+        case StmtKind::kIf:
+          collect_if(*stmt, symbols);
+          break;
+        default:
+          break;
       }
     }
   }
@@ -165,11 +182,12 @@ class ScopeResolver {
     symbols.merge(parts);
   }
 
-  // Child scopes of these statements, and the existence of filters and tests. soft: directly inside an if, where an
-  // unknown filter is an error only when it is reached.
+  // Child scopes of these statements, and the existence of filters and tests. soft: directly inside
+  // an if, where an unknown filter is an error only when it is reached.
   void descend(std::vector<StmtPtr>& statements, const Symbols& symbols, bool soft) {
     for (StmtPtr& stmt : statements) {
-      const bool own_frame = stmt->kind == StmtKind::kSetBlock || stmt->kind == StmtKind::kFilterBlock;
+      const bool own_frame =
+          stmt->kind == StmtKind::kSetBlock || stmt->kind == StmtKind::kFilterBlock;
       check(stmt->expr.get(), soft && !own_frame);
       check(stmt->test.get(), false);
       for (const ExprPtr& expr : stmt->exprs) check(expr.get(), soft);
@@ -215,11 +233,16 @@ class ScopeResolver {
           }
           descend(stmt->else_body.statements, symbols, true);
           break;
-        case StmtKind::kBlock: scope(stmt->body, nullptr, {}); break;
+        case StmtKind::kBlock:
+          scope(stmt->body, nullptr, {});
+          break;
         case StmtKind::kSetBlock:
         case StmtKind::kFilterBlock:
-        case StmtKind::kScope: scope(stmt->body, &symbols, {}); break;
-        default: break;
+        case StmtKind::kScope:
+          scope(stmt->body, &symbols, {});
+          break;
+        default:
+          break;
       }
     }
   }
@@ -229,15 +252,18 @@ class ScopeResolver {
     const auto visit = [&](Symbol name, bool load) { stored |= loop_ && name == loop_ && !load; };
     walk(stmt.body.statements, visit);
     walk(stmt.else_body.statements, visit);
-    if (stored) throw SyntaxError(stmt.line, "Can't assign to special loop variable in for-loop target");
+    if (stored)
+      throw SyntaxError(stmt.line, "Can't assign to special loop variable in for-loop target");
   }
 
   static void check(const Expr* expr, bool soft) {
     if (!expr) return;
     soft |= expr->kind == ExprKind::kConditional;
-    if (!soft && !expr->native && (expr->kind == ExprKind::kFilter || expr->kind == ExprKind::kTest))
-      throw SyntaxError(expr->line, std::string(expr->kind == ExprKind::kFilter ? "No filter" : "No test") + " named '" +
-                                        *expr->name + "'.");
+    if (!soft && !expr->native &&
+        (expr->kind == ExprKind::kFilter || expr->kind == ExprKind::kTest))
+      throw SyntaxError(expr->line,
+                        std::string(expr->kind == ExprKind::kFilter ? "No filter" : "No test") +
+                            " named '" + *expr->name + "'.");
     for (const ExprPtr& item : expr->items) check(item.get(), soft);
     for (const auto& keyword : expr->keywords) check(keyword.second.get(), soft);
     check(expr->star_args.get(), soft);

@@ -10,11 +10,13 @@ namespace nanovllm::jinja {
 
 namespace {
 
-// The value that an attribute path ("address.city", 0) leads to, each part by the rules of object[part].
+// The value that an attribute path ("address.city", 0) leads to, each part by the rules of
+// object[part].
 class AttributePath {
  public:
   AttributePath() = default;
-  explicit AttributePath(const Value& path, Value otherwise = Value()) : otherwise_(std::move(otherwise)) {
+  explicit AttributePath(const Value& path, Value otherwise = Value())
+      : otherwise_(std::move(otherwise)) {
     if (path.is_none()) return;
     if (!path.is_string()) {
       parts_.push_back(path);
@@ -24,7 +26,8 @@ class AttributePath {
     for (size_t start = 0;;) {
       const size_t dot = std::min(text.find('.', start), text.size());
       const std::string part = text.substr(start, dot - start);
-      const bool digits = !part.empty() && part.size() < 19 && part.find_first_not_of("0123456789") == part.npos;
+      const bool digits =
+          !part.empty() && part.size() < 19 && part.find_first_not_of("0123456789") == part.npos;
       parts_.push_back(digits ? Value::integer(std::stoll(part)) : Value::string(part));
       if (dot == text.size()) break;
       start = dot + 1;
@@ -34,7 +37,8 @@ class AttributePath {
   Value operator()(Interpreter& interpreter, Value item) const {
     for (const Value& part : parts_) {
       item = interpreter.get_item(item, part);
-      if (item.is_undefined() && !otherwise_.is_undefined() && !otherwise_.is_none()) item = otherwise_;
+      if (item.is_undefined() && !otherwise_.is_undefined() && !otherwise_.is_none())
+        item = otherwise_;
     }
     return item;
   }
@@ -44,7 +48,9 @@ class AttributePath {
   Value otherwise_;
 };
 
-Value fold_case(Value v, bool fold) { return fold && v.is_string() ? Value::string(lower(v.text())) : v; }
+Value fold_case(Value v, bool fold) {
+  return fold && v.is_string() ? Value::string(lower(v.text())) : v;
+}
 
 bool flag(const Value* v, bool otherwise = false) { return v ? truthy(*v) : otherwise; }
 
@@ -96,7 +102,8 @@ Value sort(Interpreter& interpreter, const Value& self, Args& args) {
   std::vector<Keyed> keyed;
   for (Value& item : to_vector(self)) {
     Values keys;
-    for (const AttributePath& path : paths) keys.push_back(fold_case(path(interpreter, item), !flag(bound[1])));
+    for (const AttributePath& path : paths)
+      keys.push_back(fold_case(path(interpreter, item), !flag(bound[1])));
     keyed.push_back({Value::list(std::move(keys)), std::move(item)});
   }
   return Value::list(sorted(std::move(keyed), flag(bound[0]), interpreter));
@@ -105,12 +112,14 @@ Value sort(Interpreter& interpreter, const Value& self, Args& args) {
 Value dictsort(Interpreter& interpreter, const Value& self, Args& args) {
   const auto bound = args.bind("dictsort", {"case_sensitive", "by", "reverse"}, 0);
   const std::string by = bound[1] ? str(*bound[1]) : "key";
-  if (by != "key" && by != "value") throw Failure("You can only sort by either \"key\" or \"value\"");
+  if (by != "key" && by != "value")
+    throw Failure("You can only sort by either \"key\" or \"value\"");
   if (self.is_undefined()) self.fail_undefined();
   if (!self.is(Kind::kDict)) throw Failure("dictsort needs a mapping");
   std::vector<Keyed> keyed;
   for (const auto& [key, value] : self.dict().items)
-    keyed.push_back({fold_case(by == "key" ? key : value, !flag(bound[0])), Value::tuple({key, value})});
+    keyed.push_back(
+        {fold_case(by == "key" ? key : value, !flag(bound[0])), Value::tuple({key, value})});
   return Value::list(sorted(std::move(keyed), flag(bound[2]), interpreter));
 }
 
@@ -153,7 +162,8 @@ Value unique(Interpreter& interpreter, const Value& self, Args& args) {
       const Value key = fold_case(path(interpreter, item), fold);
       const size_t h = hash(key);
       const auto [begin, end] = seen.equal_range(h);
-      if (std::any_of(begin, end, [&](const auto& entry) { return equal(entry.second, key); })) continue;
+      if (std::any_of(begin, end, [&](const auto& entry) { return equal(entry.second, key); }))
+        continue;
       seen.emplace(h, key);
       out.push_back(std::move(item));
     }
@@ -161,7 +171,8 @@ Value unique(Interpreter& interpreter, const Value& self, Args& args) {
   });
 }
 
-Value extreme(Interpreter& interpreter, const Value& self, const Args& args, const char* name, bool largest) {
+Value extreme(Interpreter& interpreter, const Value& self, const Args& args, const char* name,
+              bool largest) {
   const auto bound = args.bind(name, {"case_sensitive", "attribute"}, 0);
   const AttributePath path(or_none(bound[1]));
   Iterator it(self);
@@ -259,7 +270,8 @@ Value batch(Interpreter&, const Value& self, Args& args) {
   return deferred(self, [=] {
     Values out, line;
     for (Value& item : to_vector(self)) {
-      if (static_cast<int64_t>(line.size()) == size) out.push_back(Value::list(std::exchange(line, {})));
+      if (static_cast<int64_t>(line.size()) == size)
+        out.push_back(Value::list(std::exchange(line, {})));
       line.push_back(std::move(item));
     }
     if (line.empty()) return out;
@@ -302,7 +314,8 @@ Value map(Interpreter& interpreter, const Value& self, Args& args) {
     if (!*it) {
       if (by_attribute) {
         for (const auto& [key, value] : args.keywords)
-          if (key != "attribute" && key != "default") throw Failure("Unexpected keyword argument '" + key + "'");
+          if (key != "attribute" && key != "default")
+            throw Failure("Unexpected keyword argument '" + key + "'");
         *path = AttributePath(*args.keyword("attribute"), or_none(args.keyword("default")));
       } else if (args.positional.empty()) {
         throw Failure("map requires a filter argument");
@@ -342,7 +355,8 @@ Value select(Interpreter& interpreter, const Value& self, Args& args) {
       const Value tested = by_attribute ? (*path)(interpreter, out) : out;
       bool passed;
       if (args.positional.size() > kName) {
-        Args rest{Values(args.positional.begin() + kName + 1, args.positional.end()), args.keywords};
+        Args rest{Values(args.positional.begin() + kName + 1, args.positional.end()),
+                  args.keywords};
         passed = interpreter.call_test(to_text(args.positional[kName], "test name"), tested, rest);
       } else {
         passed = truthy(tested);
@@ -379,7 +393,8 @@ Value list(Interpreter& interpreter, const Value& self, Args& args) {
 
 Value default_value(Interpreter&, const Value& self, Args& args) {
   const auto bound = args.bind("default", {"default_value", "boolean"}, 0);
-  if (self.is_undefined() || (flag(bound[1]) && !truthy(self))) return bound[0] ? *bound[0] : Value::string("");
+  if (self.is_undefined() || (flag(bound[1]) && !truthy(self)))
+    return bound[0] ? *bound[0] : Value::string("");
   return self;
 }
 
@@ -390,7 +405,8 @@ Value attribute(Interpreter& interpreter, const Value& self, Args& args) {
   if (self.is(Kind::kDict)) {
     bool unsafe = false;
     const NativeFunction method = find_method(self, name, unsafe);
-    return method ? Value::function(name, method, self) : Value::undefined("'dict object' has no attribute '" + name + "'");
+    return method ? Value::function(name, method, self)
+                  : Value::undefined("'dict object' has no attribute '" + name + "'");
   }
   return interpreter.get_attribute(self, name);
 }
@@ -399,18 +415,39 @@ Value attribute(Interpreter& interpreter, const Value& self, Args& args) {
 
 NativeFunction find_sequence_filter(std::string_view name) {
   static const std::unordered_map<std::string_view, NativeFunction> filters = {
-      {"sort", sort}, {"dictsort", dictsort}, {"groupby", groupby}, {"unique", unique}, {"sum", sum}, {"join", join},
-      {"min", [](Interpreter& in, const Value& self, Args& args) { return extreme(in, self, args, "min", false); }},
-      {"max", [](Interpreter& in, const Value& self, Args& args) { return extreme(in, self, args, "max", true); }},
-      {"first", first}, {"last", last}, {"reverse", reverse}, {"random", random}, {"batch", batch}, {"slice", slice},
-      {"map", map}, {"select", select<true, false>}, {"reject", select<false, false>},
-      {"selectattr", select<true, true>}, {"rejectattr", select<false, true>}, {"items", items}, {"list", list},
-      {"default", default_value}, {"d", default_value}, {"attr", attribute},
-      {"length", [](Interpreter&, const Value& self, Args& args) {
+      {"sort", sort},
+      {"dictsort", dictsort},
+      {"groupby", groupby},
+      {"unique", unique},
+      {"sum", sum},
+      {"join", join},
+      {"min", [](Interpreter& in, const Value& self,
+                 Args& args) { return extreme(in, self, args, "min", false); }},
+      {"max", [](Interpreter& in, const Value& self,
+                 Args& args) { return extreme(in, self, args, "max", true); }},
+      {"first", first},
+      {"last", last},
+      {"reverse", reverse},
+      {"random", random},
+      {"batch", batch},
+      {"slice", slice},
+      {"map", map},
+      {"select", select<true, false>},
+      {"reject", select<false, false>},
+      {"selectattr", select<true, true>},
+      {"rejectattr", select<false, true>},
+      {"items", items},
+      {"list", list},
+      {"default", default_value},
+      {"d", default_value},
+      {"attr", attribute},
+      {"length",
+       [](Interpreter&, const Value& self, Args& args) {
          args.bind("length", {}, 0);
          return Value::integer(length(self));
        }},
-      {"count", [](Interpreter&, const Value& self, Args& args) {
+      {"count",
+       [](Interpreter&, const Value& self, Args& args) {
          args.bind("count", {}, 0);
          return Value::integer(length(self));
        }},

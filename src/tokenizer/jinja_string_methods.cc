@@ -12,7 +12,8 @@ namespace {
 
 // Most methods of str take no keywords.
 const Values& positional(const Args& args, const char* name, size_t least, size_t most) {
-  if (!args.keywords.empty()) throw Failure(std::string("str.") + name + "() takes no keyword arguments");
+  if (!args.keywords.empty())
+    throw Failure(std::string("str.") + name + "() takes no keyword arguments");
   if (args.positional.size() < least || args.positional.size() > most)
     throw Failure(std::string(name) + "() got a wrong number of arguments");
   return args.positional;
@@ -45,7 +46,8 @@ Window window(const std::string& text, const Values& args, size_t first) {
   const int64_t size = num_code_points(text);
   const auto clamp = [&](int64_t i) { return i < 0 ? std::max<int64_t>(i + size, 0) : i; };
   const int64_t start = given(args, first) ? clamp(to_index(args[first])) : 0;
-  const int64_t end = std::min(size, given(args, first + 1) ? clamp(to_index(args[first + 1])) : size);
+  const int64_t end =
+      std::min(size, given(args, first + 1) ? clamp(to_index(args[first + 1])) : size);
   if (start > end) return {{}, start, false};
   const size_t from = byte_offset(text, start);
   const size_t to = from + byte_offset(std::string_view(text).substr(from), end - start);
@@ -115,7 +117,8 @@ Value split(const Value& self, const Args& args, const char* name, bool from_rig
   const auto bound = args.bind(name, {"sep", "maxsplit"}, 0);
   const int64_t limit = bound[1] ? to_index(*bound[1]) : -1;
   std::string_view text = self.text();
-  if (!bound[0] || bound[0]->is_none()) return split_whitespace(text, limit, from_right && limit >= 0);
+  if (!bound[0] || bound[0]->is_none())
+    return split_whitespace(text, limit, from_right && limit >= 0);
   const std::string& separator = to_text(*bound[0], "separator");
   if (separator.empty()) throw Failure("empty separator");
   // From the right: the same on the reversed text, whose search stays linear.
@@ -150,7 +153,8 @@ Value partition(const Value& self, const Args& args, const char* name, bool from
   const std::string& text = self.text();
   const size_t at = from_right ? rfind_bytes(text, separator) : find_bytes(text, separator, 0);
   const Value empty = Value::string("");
-  if (at == text.npos) return Value::tuple(from_right ? Values{empty, empty, self} : Values{self, empty, empty});
+  if (at == text.npos)
+    return Value::tuple(from_right ? Values{empty, empty, self} : Values{self, empty, empty});
   return Value::tuple({Value::string(text.substr(0, at)), Value::string(separator),
                        Value::string(text.substr(at + separator.size()))});
 }
@@ -183,7 +187,9 @@ Value all_of(Interpreter&, const Value& self, Args& args) {
   return Value::boolean(result);
 }
 
-bool alphanumeric(char32_t c) { return is_alpha(c) || is_decimal(c) || is_digit(c) || is_numeric(c); }
+bool alphanumeric(char32_t c) {
+  return is_alpha(c) || is_decimal(c) || is_digit(c) || is_numeric(c);
+}
 
 // islower, isupper: some cased character, and none of the other case.
 template <bool (*wanted)(char32_t), bool (*other)(char32_t)>
@@ -226,7 +232,9 @@ Value count(Interpreter&, const Value& self, Args& args) {
   if (!w.valid) return Value::integer(0);
   if (what.empty()) return Value::integer(num_code_points(w.text) + 1);
   int64_t n = 0;
-  for (size_t at = find_bytes(w.text, what, 0); at != w.text.npos; at = find_bytes(w.text, what, at + what.size())) ++n;
+  for (size_t at = find_bytes(w.text, what, 0); at != w.text.npos;
+       at = find_bytes(w.text, what, at + what.size()))
+    ++n;
   return Value::integer(n);
 }
 
@@ -301,52 +309,80 @@ NativeFunction find_string_method(std::string_view name) {
       {"islower", cased<is_lower, is_upper>},
       {"isupper", cased<is_upper, is_lower>},
       {"istitle", istitle},
-      {"isascii", [](Interpreter&, const Value& self, Args&) { return Value::boolean(is_ascii(self.text())); }},
-      {"isprintable", [](Interpreter& in, const Value& self, Args& args) {
+      {"isascii", [](Interpreter&, const Value& self,
+                     Args&) { return Value::boolean(is_ascii(self.text())); }},
+      {"isprintable",
+       [](Interpreter& in, const Value& self, Args& args) {
          return self.text().empty() ? Value::boolean(true) : all_of<is_printable>(in, self, args);
        }},
-      {"isidentifier", [](Interpreter&, const Value& self, Args&) { return Value::boolean(is_identifier(self.text())); }},
-      {"center", [](Interpreter&, const Value& self, Args& args) { return justify(self, args, "center", '^'); }},
-      {"ljust", [](Interpreter&, const Value& self, Args& args) { return justify(self, args, "ljust", '<'); }},
-      {"rjust", [](Interpreter&, const Value& self, Args& args) { return justify(self, args, "rjust", '>'); }},
+      {"isidentifier", [](Interpreter&, const Value& self,
+                          Args&) { return Value::boolean(is_identifier(self.text())); }},
+      {"center", [](Interpreter&, const Value& self,
+                    Args& args) { return justify(self, args, "center", '^'); }},
+      {"ljust", [](Interpreter&, const Value& self,
+                   Args& args) { return justify(self, args, "ljust", '<'); }},
+      {"rjust", [](Interpreter&, const Value& self,
+                   Args& args) { return justify(self, args, "rjust", '>'); }},
       {"zfill", zfill},
       {"count", count},
-      {"find", [](Interpreter&, const Value& self, Args& args) { return Value::integer(find(self, args, "find", false)); }},
-      {"rfind", [](Interpreter&, const Value& self, Args& args) { return Value::integer(find(self, args, "rfind", true)); }},
-      {"index", [](Interpreter&, const Value& self, Args& args) { return found_or_fail(find(self, args, "index", false)); }},
-      {"rindex", [](Interpreter&, const Value& self, Args& args) { return found_or_fail(find(self, args, "rindex", true)); }},
-      {"startswith", [](Interpreter&, const Value& self, Args& args) { return affix(self, args, "startswith", false); }},
-      {"endswith", [](Interpreter&, const Value& self, Args& args) { return affix(self, args, "endswith", true); }},
-      {"strip", [](Interpreter&, const Value& self, Args& args) { return stripped(self, args, "strip", 3); }},
-      {"lstrip", [](Interpreter&, const Value& self, Args& args) { return stripped(self, args, "lstrip", 1); }},
-      {"rstrip", [](Interpreter&, const Value& self, Args& args) { return stripped(self, args, "rstrip", 2); }},
-      {"split", [](Interpreter&, const Value& self, Args& args) { return split(self, args, "split", false); }},
-      {"rsplit", [](Interpreter&, const Value& self, Args& args) { return split(self, args, "rsplit", true); }},
-      {"partition", [](Interpreter&, const Value& self, Args& args) { return partition(self, args, "partition", false); }},
-      {"rpartition", [](Interpreter&, const Value& self, Args& args) { return partition(self, args, "rpartition", true); }},
+      {"find", [](Interpreter&, const Value& self,
+                  Args& args) { return Value::integer(find(self, args, "find", false)); }},
+      {"rfind", [](Interpreter&, const Value& self,
+                   Args& args) { return Value::integer(find(self, args, "rfind", true)); }},
+      {"index", [](Interpreter&, const Value& self,
+                   Args& args) { return found_or_fail(find(self, args, "index", false)); }},
+      {"rindex", [](Interpreter&, const Value& self,
+                    Args& args) { return found_or_fail(find(self, args, "rindex", true)); }},
+      {"startswith", [](Interpreter&, const Value& self,
+                        Args& args) { return affix(self, args, "startswith", false); }},
+      {"endswith", [](Interpreter&, const Value& self,
+                      Args& args) { return affix(self, args, "endswith", true); }},
+      {"strip", [](Interpreter&, const Value& self,
+                   Args& args) { return stripped(self, args, "strip", 3); }},
+      {"lstrip", [](Interpreter&, const Value& self,
+                    Args& args) { return stripped(self, args, "lstrip", 1); }},
+      {"rstrip", [](Interpreter&, const Value& self,
+                    Args& args) { return stripped(self, args, "rstrip", 2); }},
+      {"split", [](Interpreter&, const Value& self,
+                   Args& args) { return split(self, args, "split", false); }},
+      {"rsplit", [](Interpreter&, const Value& self,
+                    Args& args) { return split(self, args, "rsplit", true); }},
+      {"partition", [](Interpreter&, const Value& self,
+                       Args& args) { return partition(self, args, "partition", false); }},
+      {"rpartition", [](Interpreter&, const Value& self,
+                        Args& args) { return partition(self, args, "rpartition", true); }},
       {"join", join},
       {"expandtabs", expandtabs},
-      {"splitlines", [](Interpreter&, const Value& self, Args& args) {
+      {"splitlines",
+       [](Interpreter&, const Value& self, Args& args) {
          const auto bound = args.bind("splitlines", {"keepends"}, 0);
          Values out;
          for (std::string& line : split_lines(self.text(), bound[0] && truthy(*bound[0])))
            out.push_back(Value::string(std::move(line)));
          return Value::list(std::move(out));
        }},
-      {"replace", [](Interpreter&, const Value& self, Args& args) {
+      {"replace",
+       [](Interpreter&, const Value& self, Args& args) {
          const Values& a = positional(args, "replace", 2, 3);
          return Value::string(replace_all(self.text(), to_text(a[0], "replace() argument"),
-                                          to_text(a[1], "replace() argument"), a.size() > 2 ? to_index(a[2]) : -1));
+                                          to_text(a[1], "replace() argument"),
+                                          a.size() > 2 ? to_index(a[2]) : -1));
        }},
-      {"removeprefix", [](Interpreter&, const Value& self, Args& args) {
+      {"removeprefix",
+       [](Interpreter&, const Value& self, Args& args) {
          const std::string& prefix = to_text(positional(args, "removeprefix", 1, 1)[0], "prefix");
-         return self.text().starts_with(prefix) ? Value::string(self.text().substr(prefix.size())) : self;
+         return self.text().starts_with(prefix) ? Value::string(self.text().substr(prefix.size()))
+                                                : self;
        }},
-      {"removesuffix", [](Interpreter&, const Value& self, Args& args) {
+      {"removesuffix",
+       [](Interpreter&, const Value& self, Args& args) {
          const std::string& suffix = to_text(positional(args, "removesuffix", 1, 1)[0], "suffix");
-         return self.text().ends_with(suffix) ? Value::string(self.text().substr(0, self.text().size() - suffix.size())) : self;
+         return self.text().ends_with(suffix)
+                    ? Value::string(self.text().substr(0, self.text().size() - suffix.size()))
+                    : self;
        }},
-      {"format", [](Interpreter& interpreter, const Value& self, Args& args) {
+      {"format",
+       [](Interpreter& interpreter, const Value& self, Args& args) {
          return Value::string(str_format(interpreter, self.text(), args));
        }},
       {"format_map", format_map},

@@ -19,10 +19,15 @@ Value binary(Interpreter&, const Value& self, Args& args) {
   return Value::boolean(predicate(self, *args.bind("test", {"other"}, 1)[0]));
 }
 
-
-bool odd(const Value& v) { return equal(binary_operation("%", v, Value::integer(2)), Value::integer(1)); }
-bool even(const Value& v) { return equal(binary_operation("%", v, Value::integer(2)), Value::integer(0)); }
-bool divisible(const Value& v, const Value& divisor) { return equal(binary_operation("%", v, divisor), Value::integer(0)); }
+bool odd(const Value& v) {
+  return equal(binary_operation("%", v, Value::integer(2)), Value::integer(1));
+}
+bool even(const Value& v) {
+  return equal(binary_operation("%", v, Value::integer(2)), Value::integer(0));
+}
+bool divisible(const Value& v, const Value& divisor) {
+  return equal(binary_operation("%", v, divisor), Value::integer(0));
+}
 bool defined(const Value& v) { return !v.is_undefined(); }
 bool undefined(const Value& v) { return v.is_undefined(); }
 bool none(const Value& v) { return v.is_none(); }
@@ -37,7 +42,8 @@ bool mapping(const Value& v) { return v.is(Kind::kDict); }
 bool escaped(const Value& v) { return v.is_markup(); }
 bool callable(const Value& v) {
   // An undefined value has a __call__, which fails.
-  return v.is(Kind::kFunction) || v.is_undefined() || (v.is(Kind::kObject) && v.object()->callable());
+  return v.is(Kind::kFunction) || v.is_undefined() ||
+         (v.is(Kind::kObject) && v.object()->callable());
 }
 
 bool sequence(const Value& v) {
@@ -47,8 +53,10 @@ bool sequence(const Value& v) {
     case Kind::kList:
     case Kind::kTuple:
     case Kind::kRange:
-    case Kind::kDict: return true;
-    default: return false;
+    case Kind::kDict:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -78,16 +86,45 @@ bool is_test(const Value& v) { return v.is_string() && find_test(v.text()) != nu
 
 NativeFunction find_test(std::string_view name) {
   static const std::unordered_map<std::string_view, NativeFunction> tests = {
-      {"odd", unary<odd>}, {"even", unary<even>}, {"divisibleby", binary<divisible>},
-      {"defined", unary<defined>}, {"undefined", unary<undefined>}, {"filter", unary<is_filter>}, {"test", unary<is_test>},
-      {"none", unary<none>}, {"boolean", unary<boolean>}, {"false", unary<is_false>}, {"true", unary<is_true>},
-      {"integer", unary<integer>}, {"float", unary<real>}, {"lower", unary<cased<is_lower, is_upper>>},
-      {"upper", unary<cased<is_upper, is_lower>>}, {"string", unary<string>}, {"mapping", unary<mapping>},
-      {"number", unary<number>}, {"sequence", unary<sequence>}, {"iterable", unary<is_iterable>},
-      {"callable", unary<callable>}, {"sameas", binary<same_object>}, {"escaped", unary<escaped>}, {"in", binary<in>},
-      {"==", binary<equal>}, {"eq", binary<equal>}, {"equalto", binary<equal>}, {"!=", binary<ne>}, {"ne", binary<ne>},
-      {">", binary<gt>}, {"gt", binary<gt>}, {"greaterthan", binary<gt>}, {">=", binary<ge>}, {"ge", binary<ge>},
-      {"<", binary<lt>}, {"lt", binary<lt>}, {"lessthan", binary<lt>}, {"<=", binary<le>}, {"le", binary<le>},
+      {"odd", unary<odd>},
+      {"even", unary<even>},
+      {"divisibleby", binary<divisible>},
+      {"defined", unary<defined>},
+      {"undefined", unary<undefined>},
+      {"filter", unary<is_filter>},
+      {"test", unary<is_test>},
+      {"none", unary<none>},
+      {"boolean", unary<boolean>},
+      {"false", unary<is_false>},
+      {"true", unary<is_true>},
+      {"integer", unary<integer>},
+      {"float", unary<real>},
+      {"lower", unary<cased<is_lower, is_upper>>},
+      {"upper", unary<cased<is_upper, is_lower>>},
+      {"string", unary<string>},
+      {"mapping", unary<mapping>},
+      {"number", unary<number>},
+      {"sequence", unary<sequence>},
+      {"iterable", unary<is_iterable>},
+      {"callable", unary<callable>},
+      {"sameas", binary<same_object>},
+      {"escaped", unary<escaped>},
+      {"in", binary<in>},
+      {"==", binary<equal>},
+      {"eq", binary<equal>},
+      {"equalto", binary<equal>},
+      {"!=", binary<ne>},
+      {"ne", binary<ne>},
+      {">", binary<gt>},
+      {"gt", binary<gt>},
+      {"greaterthan", binary<gt>},
+      {">=", binary<ge>},
+      {"ge", binary<ge>},
+      {"<", binary<lt>},
+      {"lt", binary<lt>},
+      {"lessthan", binary<lt>},
+      {"<=", binary<le>},
+      {"le", binary<le>},
   };
   const auto it = tests.find(name);
   return it == tests.end() ? nullptr : it->second;

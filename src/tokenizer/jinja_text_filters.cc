@@ -43,7 +43,8 @@ std::string url_quote(const std::string& text, bool query) {
   std::string out;
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
-    if (std::isalnum(byte) || c == '_' || c == '.' || c == '-' || c == '~' || (c == '/' && !query)) {
+    if (std::isalnum(byte) || c == '_' || c == '.' || c == '-' || c == '~' ||
+        (c == '/' && !query)) {
       out += c;
     } else if (c == ' ' && query) {
       out += '+';
@@ -84,7 +85,8 @@ Value xmlattr(Interpreter&, const Value& self, Args& args) {
   for (const auto& [key, value] : self.dict().items) {
     if (value.is_none() || value.is_undefined()) continue;
     const std::string& name = to_text(key, "attribute name");
-    if (name.find_first_of(" \t\n\r\f\v/>=") != name.npos) throw Failure("Invalid character in attribute name: " + repr(key));
+    if (name.find_first_of(" \t\n\r\f\v/>=") != name.npos)
+      throw Failure("Invalid character in attribute name: " + repr(key));
     if (!out.empty()) out += ' ';
     out += escape_html(name) + "=\"" + escape_html(str(value)) + "\"";
   }
@@ -114,7 +116,8 @@ Value center(Interpreter&, const Value& self, Args& args) {
 Value indent(Interpreter&, const Value& self, Args& args) {
   const auto bound = args.bind("indent", {"width", "first", "blank"}, 0);
   std::string indention(4, ' ');
-  if (bound[0]) indention = bound[0]->is_string() ? bound[0]->text() : pad("", to_index(*bound[0]), U' ', '<');
+  if (bound[0])
+    indention = bound[0]->is_string() ? bound[0]->text() : pad("", to_index(*bound[0]), U' ', '<');
   if (self.is_undefined()) self.fail_undefined();
   const bool first = bound[1] && truthy(*bound[1]), blank = bound[2] && truthy(*bound[2]);
   const std::vector<std::string> lines = split_lines(to_text(self, "indent input") + "\n", false);
@@ -133,7 +136,8 @@ Value truncate(Interpreter&, const Value& self, Args& args) {
   const int64_t limit = bound[0] ? to_index(*bound[0]) : 255;
   const std::string end = bound[2] ? to_text(*bound[2], "end") : "...";
   const int64_t leeway = bound[3] && !bound[3]->is_none() ? to_index(*bound[3]) : 5;
-  if (limit < num_code_points(end)) throw Failure("expected length >= " + std::to_string(num_code_points(end)));
+  if (limit < num_code_points(end))
+    throw Failure("expected length >= " + std::to_string(num_code_points(end)));
   if (leeway < 0) throw Failure("expected leeway >= 0");
   const int64_t size = length(self);
   if (size <= (limit > INT64_MAX - leeway ? INT64_MAX : limit + leeway)) return self;
@@ -162,7 +166,8 @@ Value wordcount(Interpreter&, const Value& self, Args& args) {
 Value format(Interpreter&, const Value& self, Args& args) {
   if (!args.positional.empty() && !args.keywords.empty())
     throw Failure("can't handle positional and keyword arguments at the same time");
-  if (args.keywords.empty()) return Value::string(percent_format(str(self), Value::tuple(args.positional)));
+  if (args.keywords.empty())
+    return Value::string(percent_format(str(self), Value::tuple(args.positional)));
   std::vector<std::pair<Value, Value>> items;
   for (const auto& [key, value] : args.keywords) items.emplace_back(Value::string(key), value);
   return Value::string(percent_format(str(self), Value::dict(std::move(items))));
@@ -172,13 +177,16 @@ Value format(Interpreter&, const Value& self, Args& args) {
 bool parse_float(const std::string& raw, double& out) {
   std::string text(strip(raw, 3));
   for (size_t i = 0; i < text.size(); ++i)
-    if (text[i] == '_' && (i == 0 || i + 1 == text.size() || !std::isdigit(static_cast<unsigned char>(text[i - 1])) ||
-                           !std::isdigit(static_cast<unsigned char>(text[i + 1]))))
+    if (text[i] == '_' &&
+        (i == 0 || i + 1 == text.size() || !std::isdigit(static_cast<unsigned char>(text[i - 1])) ||
+         !std::isdigit(static_cast<unsigned char>(text[i + 1]))))
       return false;
   std::erase(text, '_');
-  const std::string bare = lower(!text.empty() && (text[0] == '-' || text[0] == '+') ? text.substr(1) : text);
+  const std::string bare =
+      lower(!text.empty() && (text[0] == '-' || text[0] == '+') ? text.substr(1) : text);
   const bool special = bare == "inf" || bare == "infinity" || bare == "nan";
-  if (!special && (bare.empty() || bare.find_first_not_of("0123456789.e+-") != bare.npos)) return false;
+  if (!special && (bare.empty() || bare.find_first_not_of("0123456789.e+-") != bare.npos))
+    return false;
   char* end = nullptr;
   out = std::strtod(text.c_str(), &end);
   return *end == '\0';
@@ -195,18 +203,23 @@ bool parse_int(const std::string& raw, int64_t base, Value& out) {
     text.erase(0, text[2] == '_' ? 3 : 2);
     base = marked;
   } else if (base == 0) {
-    if (text.size() > 1 && text[0] == '0' && text.find_first_not_of("0_") != text.npos) return false;
+    if (text.size() > 1 && text[0] == '0' && text.find_first_not_of("0_") != text.npos)
+      return false;
     base = 10;
   }
   if (base < 2 || base > 36) return false;
-  if (text.empty() || text.front() == '_' || text.back() == '_' || text.find("__") != text.npos) return false;
+  if (text.empty() || text.front() == '_' || text.back() == '_' || text.find("__") != text.npos)
+    return false;
   std::erase(text, '_');
   int64_t value = 0;
   bool overflow = false;
   for (const char c : text) {
-    const int digit = c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'z' ? (c | 0x20) - 'a' + 10 : 99;
+    const int digit = c >= '0' && c <= '9'                     ? c - '0'
+                      : (c | 0x20) >= 'a' && (c | 0x20) <= 'z' ? (c | 0x20) - 'a' + 10
+                                                               : 99;
     if (digit >= base) return false;
-    overflow |= __builtin_mul_overflow(value, base, &value) || __builtin_sub_overflow(value, int64_t{digit}, &value);
+    overflow |= __builtin_mul_overflow(value, base, &value) ||
+                __builtin_sub_overflow(value, int64_t{digit}, &value);
   }
   if (overflow || (!negative && value == INT64_MIN)) {
     if (base != 10) throw Failure("integer does not fit 64 bits");
@@ -260,21 +273,26 @@ Value round(Interpreter&, const Value& self, Args& args) {
   const auto bound = args.bind("round", {"precision", "method"}, 0);
   const int64_t precision = bound[0] ? to_index(*bound[0]) : 0;
   const std::string method = bound[1] ? to_text(*bound[1], "method") : "common";
-  if (method != "common" && method != "ceil" && method != "floor") throw Failure("method must be common, ceil or floor");
+  if (method != "common" && method != "ceil" && method != "floor")
+    throw Failure("method must be common, ceil or floor");
   if (self.is_undefined()) self.fail_undefined();
-  if (!self.is_number()) throw Failure(std::string("type ") + type_name(self) + " doesn't define __round__ method");
+  if (!self.is_number())
+    throw Failure(std::string("type ") + type_name(self) + " doesn't define __round__ method");
   if (method == "common") {
     if (self.is(Kind::kFloat)) return round_half_even(self.as_real(), precision);
-    if (precision >= 0 || self.is(Kind::kBigInt)) return self.is(Kind::kBool) ? Value::integer(self.as_int()) : self;
+    if (precision >= 0 || self.is(Kind::kBigInt))
+      return self.is(Kind::kBool) ? Value::integer(self.as_int()) : self;
     if (precision < -18) return Value::integer(0);
     const auto unit = static_cast<int64_t>(std::pow(10.0, static_cast<double>(-precision)));
     int64_t quotient = self.as_int() / unit, rest = self.as_int() % unit;
-    if (2 * std::llabs(rest) > unit || (2 * std::llabs(rest) == unit && quotient % 2 != 0)) quotient += self.as_int() < 0 ? -1 : 1;
+    if (2 * std::llabs(rest) > unit || (2 * std::llabs(rest) == unit && quotient % 2 != 0))
+      quotient += self.as_int() < 0 ? -1 : 1;
     return binary_operation("*", Value::integer(quotient), Value::integer(unit));
   }
   const double scale = std::pow(10.0, static_cast<double>(precision));
   const double scaled = self.number() * scale;
-  if (!std::isfinite(scaled) || scale == 0) throw Failure("cannot convert float infinity or NaN to integer");
+  if (!std::isfinite(scaled) || scale == 0)
+    throw Failure("cannot convert float infinity or NaN to integer");
   const double whole = method == "ceil" ? std::ceil(scaled) : std::floor(scaled);
   return Value::real((whole == 0 ? 0.0 : whole) / scale);
 }
@@ -282,8 +300,10 @@ Value round(Interpreter&, const Value& self, Args& args) {
 Value filesizeformat(Interpreter&, const Value& self, Args& args) {
   const auto bound = args.bind("filesizeformat", {"binary"}, 0);
   double bytes = 0;
-  if (self.is_number()) bytes = self.number();
-  else if (!self.is_string() || !parse_float(self.text(), bytes)) throw Failure("could not convert to float");
+  if (self.is_number())
+    bytes = self.number();
+  else if (!self.is_string() || !parse_float(self.text(), bytes))
+    throw Failure("could not convert to float");
   const bool binary = bound[0] && truthy(*bound[0]);
   const double base = binary ? 1024 : 1000;
   if (bytes == 1) return Value::string("1 Byte");
@@ -293,7 +313,8 @@ Value filesizeformat(Interpreter&, const Value& self, Args& args) {
   for (const char prefix : std::string("kMGTPEZY")) {
     unit *= base;
     if (bytes >= unit && prefix != 'Y') continue;
-    std::snprintf(buffer, sizeof buffer, "%.1f %c%sB", base * bytes / unit, binary && prefix == 'k' ? 'K' : prefix, binary ? "i" : "");
+    std::snprintf(buffer, sizeof buffer, "%.1f %c%sB", base * bytes / unit,
+                  binary && prefix == 'k' ? 'K' : prefix, binary ? "i" : "");
     break;
   }
   return Value::string(buffer);
@@ -302,8 +323,10 @@ Value filesizeformat(Interpreter&, const Value& self, Args& args) {
 Value absolute(Interpreter&, const Value& self, Args& args) {
   args.bind("abs", {}, 0);
   if (self.is(Kind::kFloat)) return Value::real(std::fabs(self.as_real()));
-  if (self.is_undefined() || !self.is_number()) throw Failure(std::string("bad operand type for abs(): '") + type_name(self) + "'");
-  return compare_numbers(self, Value::integer(0)) < 0 ? unary_operation("-", self) : unary_operation("+", self);
+  if (self.is_undefined() || !self.is_number())
+    throw Failure(std::string("bad operand type for abs(): '") + type_name(self) + "'");
+  return compare_numbers(self, Value::integer(0)) < 0 ? unary_operation("-", self)
+                                                      : unary_operation("+", self);
 }
 
 Value striptags(Interpreter&, const Value& self, Args& args) {
@@ -326,8 +349,10 @@ Value striptags(Interpreter&, const Value& self, Args& args) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
     const size_t start = i;
-    if (!is_space(decode_at(text, i))) out.append(text, start, i - start);
-    else if (!out.empty() && out.back() != ' ') out += ' ';
+    if (!is_space(decode_at(text, i)))
+      out.append(text, start, i - start);
+    else if (!out.empty() && out.back() != ' ')
+      out += ' ';
   }
   if (!out.empty() && out.back() == ' ') out.pop_back();
   if (out.find('&') != out.npos) throw Failure("striptags: character references are not supported");
@@ -341,7 +366,8 @@ Value tojson(Interpreter&, const Value& self, Args& args) {
   if (bound[1] && !bound[1]->is_none()) {
     style.pretty = true;
     style.item_separator = ",";
-    style.indent = bound[1]->is_string() ? bound[1]->text() : pad("", to_index(*bound[1]), U' ', '<');
+    style.indent =
+        bound[1]->is_string() ? bound[1]->text() : pad("", to_index(*bound[1]), U' ', '<');
   }
   if (bound[2] && !bound[2]->is_none()) {
     const Values two = to_vector(*bound[2]);
@@ -375,12 +401,23 @@ std::string escape_html(std::string_view text) {
   std::string out;
   for (const char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '\'': out += "&#39;"; break;
-      case '"': out += "&#34;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;
@@ -401,13 +438,34 @@ Value round_half_even(double value, int64_t digits) {
 
 NativeFunction find_text_filter(std::string_view name) {
   static const std::unordered_map<std::string_view, NativeFunction> filters = {
-      {"upper", text_filter<upper>}, {"lower", text_filter<lower>}, {"capitalize", text_filter<capitalize>},
-      {"title", text_filter<title_filter>}, {"e", to_markup<true>}, {"escape", to_markup<true>},
-      {"forceescape", to_markup<true>}, {"urlencode", urlencode}, {"xmlattr", xmlattr}, {"replace", replace},
-      {"trim", trim}, {"center", center}, {"indent", indent}, {"truncate", truncate}, {"wordcount", wordcount},
-      {"format", format}, {"int", to_int}, {"float", to_float}, {"round", round}, {"filesizeformat", filesizeformat},
-      {"abs", absolute}, {"striptags", striptags}, {"tojson", tojson}, {"string", to_string}, {"safe", to_markup<false>},
-      {"pprint", unsupported}, {"urlize", unsupported}, {"wordwrap", unsupported},
+      {"upper", text_filter<upper>},
+      {"lower", text_filter<lower>},
+      {"capitalize", text_filter<capitalize>},
+      {"title", text_filter<title_filter>},
+      {"e", to_markup<true>},
+      {"escape", to_markup<true>},
+      {"forceescape", to_markup<true>},
+      {"urlencode", urlencode},
+      {"xmlattr", xmlattr},
+      {"replace", replace},
+      {"trim", trim},
+      {"center", center},
+      {"indent", indent},
+      {"truncate", truncate},
+      {"wordcount", wordcount},
+      {"format", format},
+      {"int", to_int},
+      {"float", to_float},
+      {"round", round},
+      {"filesizeformat", filesizeformat},
+      {"abs", absolute},
+      {"striptags", striptags},
+      {"tojson", tojson},
+      {"string", to_string},
+      {"safe", to_markup<false>},
+      {"pprint", unsupported},
+      {"urlize", unsupported},
+      {"wordwrap", unsupported},
   };
   const auto it = filters.find(name);
   return it == filters.end() ? nullptr : it->second;

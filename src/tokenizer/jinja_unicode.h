@@ -1,4 +1,5 @@
-// Text by code points, as Python's str sees it. Strings here are UTF-8; a stray byte counts as one U+FFFD.
+// Text by code points, as Python's str sees it. Strings here are UTF-8; a stray byte counts as one
+// U+FFFD.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +8,9 @@
 
 namespace nanovllm::jinja {
 
-char32_t decode_at(std::string_view text, size_t& position);  // reads one code point and moves past it
-void append_utf8(std::string& out, char32_t code_point);      // surrogates too, as three bytes
+char32_t decode_at(std::string_view text,
+                   size_t& position);                     // reads one code point and moves past it
+void append_utf8(std::string& out, char32_t code_point);  // surrogates too, as three bytes
 bool is_ascii(std::string_view text);
 bool is_valid_utf8(std::string_view text);
 int64_t num_code_points(std::string_view text);

@@ -19,7 +19,9 @@ void check_size(uint32_t depth, uint64_t weight) {
 
 }  // namespace
 
-Value Object::call(Interpreter&, Args&) { throw Failure(std::string("'") + type_name() + "' object is not callable"); }
+Value Object::call(Interpreter&, Args&) {
+  throw Failure(std::string("'") + type_name() + "' object is not callable");
+}
 
 Value Value::big_integer(std::string digits) {
   Value v(Kind::kBigInt);
@@ -105,7 +107,8 @@ Value Value::generator(const char* name, const Value& source, std::function<bool
   generator->name = name;
   generator->depth = source.depth() + 1;
   // Each generator over another costs stack when the outermost is asked for its next item.
-  if (source.is(Kind::kGenerator) && generator->depth > 32) throw Failure("generators are nested too deeply");
+  if (source.is(Kind::kGenerator) && generator->depth > 32)
+    throw Failure("generators are nested too deeply");
   check_size(generator->depth, 0);
   generator->next = std::move(next);
   Value v(Kind::kGenerator);
@@ -130,9 +133,12 @@ void Value::fail_undefined() const { throw Failure(shared_ ? text() : "value is 
 
 double Value::number() const {
   switch (kind_) {
-    case Kind::kFloat: return real_;
-    case Kind::kBigInt: return std::strtod(text().c_str(), nullptr);
-    default: return static_cast<double>(int_);
+    case Kind::kFloat:
+      return real_;
+    case Kind::kBigInt:
+      return std::strtod(text().c_str(), nullptr);
+    default:
+      return static_cast<double>(int_);
   }
 }
 
@@ -140,23 +146,32 @@ uint32_t Value::depth() const {
   switch (kind_) {
     case Kind::kList:
     case Kind::kTuple:
-    case Kind::kView: return static_cast<const Sequence*>(shared_.get())->depth;
-    case Kind::kDict: return dict().depth;
-    case Kind::kGenerator: return generator().depth;
-    case Kind::kFunction: return function().self.depth() + 1;
-    default: return 0;
+    case Kind::kView:
+      return static_cast<const Sequence*>(shared_.get())->depth;
+    case Kind::kDict:
+      return dict().depth;
+    case Kind::kGenerator:
+      return generator().depth;
+    case Kind::kFunction:
+      return function().self.depth() + 1;
+    default:
+      return 0;
   }
 }
 
 uint64_t Value::weight() const {
   switch (kind_) {
     case Kind::kString:
-    case Kind::kBigInt: return 16 + text().size();
+    case Kind::kBigInt:
+      return 16 + text().size();
     case Kind::kList:
     case Kind::kTuple:
-    case Kind::kView: return static_cast<const Sequence*>(shared_.get())->weight;
-    case Kind::kDict: return dict().weight;
-    default: return 16;
+    case Kind::kView:
+      return static_cast<const Sequence*>(shared_.get())->weight;
+    case Kind::kDict:
+      return dict().weight;
+    default:
+      return 16;
   }
 }
 
@@ -172,7 +187,8 @@ std::vector<const Value*> Args::bind(const char* function, std::initializer_list
       if (name == candidate) break;
       ++i;
     }
-    if (i == names.size()) throw Failure(call + " got an unexpected keyword argument '" + name + "'");
+    if (i == names.size())
+      throw Failure(call + " got an unexpected keyword argument '" + name + "'");
     if (bound[i]) throw Failure(call + " got multiple values for argument '" + name + "'");
     bound[i] = &value;
   }
@@ -196,13 +212,16 @@ bool is_iterable(const Value& v) {
     case Kind::kView:
     case Kind::kRange:
     case Kind::kDict:
-    case Kind::kGenerator: return true;
-    default: return false;
+    case Kind::kGenerator:
+      return true;
+    default:
+      return false;
   }
 }
 
 Iterator::Iterator(const Value& iterable) : source_(iterable) {
-  if (!is_iterable(iterable)) throw Failure(std::string("'") + type_name(iterable) + "' object is not iterable");
+  if (!is_iterable(iterable))
+    throw Failure(std::string("'") + type_name(iterable) + "' object is not iterable");
 }
 
 bool Iterator::next(Value& out) {
@@ -231,39 +250,51 @@ bool Iterator::next(Value& out) {
       if (position_ >= source_.dict().items.size()) return false;
       out = source_.dict().items[position_++].first;
       return true;
-    case Kind::kGenerator: return source_.generator().next(out);
-    default: return false;
+    case Kind::kGenerator:
+      return source_.generator().next(out);
+    default:
+      return false;
   }
 }
 
 bool truthy(const Value& v) {
   switch (v.kind()) {
     case Kind::kUndefined:
-    case Kind::kNone: return false;
+    case Kind::kNone:
+      return false;
     case Kind::kBool:
-    case Kind::kInt: return v.as_int() != 0;
-    case Kind::kFloat: return v.as_real() != 0;
-    case Kind::kString: return !v.text().empty();
+    case Kind::kInt:
+      return v.as_int() != 0;
+    case Kind::kFloat:
+      return v.as_real() != 0;
+    case Kind::kString:
+      return !v.text().empty();
     case Kind::kList:
     case Kind::kTuple:
-    case Kind::kView: return !v.items().empty();
-    case Kind::kRange: return v.range().size != 0;
-    case Kind::kDict: return !v.dict().items.empty();
+    case Kind::kView:
+      return !v.items().empty();
+    case Kind::kRange:
+      return v.range().size != 0;
+    case Kind::kDict:
+      return !v.dict().items.empty();
     case Kind::kObject: {
       int64_t n = 1;
       return !v.object()->length(n) || n != 0;
     }
-    default: return true;
+    default:
+      return true;
   }
 }
 
 int compare_numbers(const Value& a, const Value& b) {
-  if (a.is_integral() && b.is_integral()) return (a.as_int() > b.as_int()) - (a.as_int() < b.as_int());
+  if (a.is_integral() && b.is_integral())
+    return (a.as_int() > b.as_int()) - (a.as_int() < b.as_int());
   if (a.is(Kind::kBigInt) && b.is(Kind::kBigInt) && a.text() == b.text()) return 0;
   // long double holds every int64 and every double exactly, as Python compares them.
   auto wide = [](const Value& v) -> long double {
     if (v.is_integral()) return static_cast<long double>(v.as_int());
-    return v.is(Kind::kBigInt) ? std::strtold(v.text().c_str(), nullptr) : static_cast<long double>(v.as_real());
+    return v.is(Kind::kBigInt) ? std::strtold(v.text().c_str(), nullptr)
+                               : static_cast<long double>(v.as_real());
   };
   const long double x = wide(a), y = wide(b);
   if (std::isnan(x) || std::isnan(y)) return 2;
@@ -273,13 +304,19 @@ int compare_numbers(const Value& a, const Value& b) {
 bool same_object(const Value& a, const Value& b) {
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
-    case Kind::kNone: return true;
+    case Kind::kNone:
+      return true;
     case Kind::kBool:
-    case Kind::kInt: return a.as_int() == b.as_int();
-    case Kind::kFloat: return false;
-    case Kind::kString: return a.text() == b.text();  // Python interns most of what a template can compare
-    case Kind::kTuple: return a.identity() == b.identity() || (a.items().empty() && b.items().empty());
-    default: return a.identity() == b.identity();
+    case Kind::kInt:
+      return a.as_int() == b.as_int();
+    case Kind::kFloat:
+      return false;
+    case Kind::kString:
+      return a.text() == b.text();  // Python interns most of what a template can compare
+    case Kind::kTuple:
+      return a.identity() == b.identity() || (a.items().empty() && b.items().empty());
+    default:
+      return a.identity() == b.identity();
   }
 }
 
@@ -288,19 +325,22 @@ bool equal(const Value& a, const Value& b) {
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
     case Kind::kUndefined:
-    case Kind::kNone: return true;
-    case Kind::kString: return a.text() == b.text();
+    case Kind::kNone:
+      return true;
+    case Kind::kString:
+      return a.text() == b.text();
     case Kind::kList:
     case Kind::kTuple: {
       if (a.identity() == b.identity()) return true;
       const Values &x = a.items(), &y = b.items();
-      return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin(), [](const Value& p, const Value& q) {
-               return equal(p, q);
-             });
+      return x.size() == y.size() &&
+             std::equal(x.begin(), x.end(), y.begin(),
+                        [](const Value& p, const Value& q) { return equal(p, q); });
     }
     case Kind::kRange: {
       const Range &x = a.range(), &y = b.range();
-      return x.size == y.size && (x.size == 0 || (x.start == y.start && (x.size == 1 || x.step == y.step)));
+      return x.size == y.size &&
+             (x.size == 0 || (x.start == y.start && (x.size == 1 || x.step == y.step)));
     }
     case Kind::kDict: {
       if (a.identity() == b.identity()) return true;
@@ -315,13 +355,17 @@ bool equal(const Value& a, const Value& b) {
     case Kind::kView: {
       if (a.identity() == b.identity()) return true;
       // Keys and items compare as sets, values by identity.
-      if (std::strcmp(a.view_name(), "dict_values") == 0 || a.items().size() != b.items().size()) return false;
+      if (std::strcmp(a.view_name(), "dict_values") == 0 || a.items().size() != b.items().size())
+        return false;
       for (const Value& item : a.items())
         if (!contains(b, item)) return false;
       return true;
     }
-    case Kind::kFunction: return a.function().fn == b.function().fn && same_object(a.function().self, b.function().self);
-    default: return a.identity() == b.identity();
+    case Kind::kFunction:
+      return a.function().fn == b.function().fn &&
+             same_object(a.function().self, b.function().self);
+    default:
+      return a.identity() == b.identity();
   }
 }
 
@@ -337,29 +381,37 @@ bool less(const Value& a, const Value& b, const char* op) {
       if (!equal(x[i], y[i])) return less(x[i], y[i], op);
     return x.size() < y.size();
   }
-  throw Failure(std::string("'") + op + "' not supported between instances of '" + type_name(a) + "' and '" +
-                type_name(b) + "'");
+  throw Failure(std::string("'") + op + "' not supported between instances of '" + type_name(a) +
+                "' and '" + type_name(b) + "'");
 }
 
 size_t hash(const Value& v) {
   switch (v.kind()) {
     case Kind::kBool:
-    case Kind::kInt: return std::hash<double>()(static_cast<double>(v.as_int()));
-    case Kind::kFloat: return std::hash<double>()(v.as_real());
-    case Kind::kBigInt: return std::hash<double>()(v.number());
-    case Kind::kString: return std::hash<std::string>()(v.text());
+    case Kind::kInt:
+      return std::hash<double>()(static_cast<double>(v.as_int()));
+    case Kind::kFloat:
+      return std::hash<double>()(v.as_real());
+    case Kind::kBigInt:
+      return std::hash<double>()(v.number());
+    case Kind::kString:
+      return std::hash<std::string>()(v.text());
     case Kind::kTuple: {
       size_t h = 1;
       for (const Value& item : v.items()) h = h * 1000003 + hash(item);
       return h;
     }
-    case Kind::kRange: return static_cast<size_t>(v.range().size);
+    case Kind::kRange:
+      return static_cast<size_t>(v.range().size);
     case Kind::kUndefined:
-    case Kind::kNone: return static_cast<size_t>(v.kind());
+    case Kind::kNone:
+      return static_cast<size_t>(v.kind());
     case Kind::kList:
     case Kind::kDict:
-    case Kind::kView: throw Failure(std::string("unhashable type: '") + type_name(v) + "'");
-    default: return std::hash<const void*>()(v.identity());
+    case Kind::kView:
+      throw Failure(std::string("unhashable type: '") + type_name(v) + "'");
+    default:
+      return std::hash<const void*>()(v.identity());
   }
 }
 
@@ -367,13 +419,16 @@ bool contains(const Value& container, const Value& item) {
   switch (container.kind()) {
     case Kind::kString:
       if (!item.is_string())
-        throw Failure(std::string("'in <string>' requires string as left operand, not ") + type_name(item));
-      return item.text().empty() || memmem(container.text().data(), container.text().size(), item.text().data(),
-                                           item.text().size()) != nullptr;
-    case Kind::kDict: return container.dict().find(item) != nullptr;
+        throw Failure(std::string("'in <string>' requires string as left operand, not ") +
+                      type_name(item));
+      return item.text().empty() || memmem(container.text().data(), container.text().size(),
+                                           item.text().data(), item.text().size()) != nullptr;
+    case Kind::kDict:
+      return container.dict().find(item) != nullptr;
     default: {
       if (!is_iterable(container))
-        throw Failure(std::string("argument of type '") + type_name(container) + "' is not iterable");
+        throw Failure(std::string("argument of type '") + type_name(container) +
+                      "' is not iterable");
       Iterator it(container);
       for (Value v; it.next(v);)
         if (equal(v, item)) return true;
@@ -384,19 +439,25 @@ bool contains(const Value& container, const Value& item) {
 
 int64_t length(const Value& v) {
   switch (v.kind()) {
-    case Kind::kUndefined: return 0;
-    case Kind::kString: return num_code_points(v.text());
+    case Kind::kUndefined:
+      return 0;
+    case Kind::kString:
+      return num_code_points(v.text());
     case Kind::kList:
     case Kind::kTuple:
-    case Kind::kView: return static_cast<int64_t>(v.items().size());
-    case Kind::kRange: return v.range().size;
-    case Kind::kDict: return static_cast<int64_t>(v.dict().items.size());
+    case Kind::kView:
+      return static_cast<int64_t>(v.items().size());
+    case Kind::kRange:
+      return v.range().size;
+    case Kind::kDict:
+      return static_cast<int64_t>(v.dict().items.size());
     case Kind::kObject: {
       int64_t n = 0;
       if (v.object()->length(n)) return n;
       [[fallthrough]];
     }
-    default: throw Failure(std::string("object of type '") + type_name(v) + "' has no len()");
+    default:
+      throw Failure(std::string("object of type '") + type_name(v) + "' has no len()");
   }
 }
 
@@ -410,21 +471,35 @@ Values to_vector(const Value& iterable) {
 
 const char* type_name(const Value& v) {
   switch (v.kind()) {
-    case Kind::kUndefined: return "Undefined";
-    case Kind::kNone: return "NoneType";
-    case Kind::kBool: return "bool";
+    case Kind::kUndefined:
+      return "Undefined";
+    case Kind::kNone:
+      return "NoneType";
+    case Kind::kBool:
+      return "bool";
     case Kind::kInt:
-    case Kind::kBigInt: return "int";
-    case Kind::kFloat: return "float";
-    case Kind::kString: return "str";
-    case Kind::kList: return "list";
-    case Kind::kTuple: return "tuple";
-    case Kind::kView: return v.view_name();
-    case Kind::kRange: return "range";
-    case Kind::kDict: return "dict";
-    case Kind::kGenerator: return v.generator().name;
-    case Kind::kFunction: return "function";
-    case Kind::kObject: return v.object()->type_name();
+    case Kind::kBigInt:
+      return "int";
+    case Kind::kFloat:
+      return "float";
+    case Kind::kString:
+      return "str";
+    case Kind::kList:
+      return "list";
+    case Kind::kTuple:
+      return "tuple";
+    case Kind::kView:
+      return v.view_name();
+    case Kind::kRange:
+      return "range";
+    case Kind::kDict:
+      return "dict";
+    case Kind::kGenerator:
+      return v.generator().name;
+    case Kind::kFunction:
+      return "function";
+    case Kind::kObject:
+      return v.object()->type_name();
   }
   return "object";
 }

@@ -1,9 +1,11 @@
-// Value: what a template expression evaluates to, with Python's meaning of truth, equality, order, str() and repr().
+// Value: what a template expression evaluates to, with Python's meaning of truth, equality, order,
+// str() and repr().
 //
-// Strings and containers are immutable and shared, so copying a Value is cheap and nothing can form a cycle. Each container
-// knows how deeply it is nested and how large it would be written out (`weight`), and construction refuses what is too
-// deep or too large: every recursive walk below is bounded by those two. Objects (namespaces, macros, loops) are owned by
-// the interpreter of one render; a Value only points to them.
+// Strings and containers are immutable and shared, so copying a Value is cheap and nothing can form
+// a cycle. Each container knows how deeply it is nested and how large it would be written out
+// (`weight`), and construction refuses what is too deep or too large: every recursive walk below is
+// bounded by those two. Objects (namespaces, macros, loops) are owned by the interpreter of one
+// render; a Value only points to them.
 #pragma once
 
 #include <cstdint>
@@ -33,13 +35,22 @@ struct Args;
 using Values = std::vector<Value>;
 
 enum class Kind : uint8_t {
-  kUndefined, kNone, kBool, kInt, kFloat,
-  kBigInt,  // an integer beyond int64, kept as its decimal digits: printed and compared, never computed with
-  kString, kList, kTuple,
+  kUndefined,
+  kNone,
+  kBool,
+  kInt,
+  kFloat,
+  kBigInt,  // an integer beyond int64, kept as its decimal digits: printed and compared, never
+            // computed with
+  kString,
+  kList,
+  kTuple,
   kView,  // dict_keys, dict_values, dict_items
-  kRange, kDict,
+  kRange,
+  kDict,
   kGenerator,  // evaluated as it is iterated, and only once
-  kFunction, kObject
+  kFunction,
+  kObject
 };
 
 struct Sequence {
@@ -79,12 +90,25 @@ class Value {
  public:
   Value() = default;  // undefined without a reason
   static Value none() { return Value(Kind::kNone); }
-  static Value boolean(bool b) { Value v(Kind::kBool); v.int_ = b; return v; }
-  static Value integer(int64_t i) { Value v(Kind::kInt); v.int_ = i; return v; }
-  static Value real(double d) { Value v(Kind::kFloat); v.real_ = d; return v; }
+  static Value boolean(bool b) {
+    Value v(Kind::kBool);
+    v.int_ = b;
+    return v;
+  }
+  static Value integer(int64_t i) {
+    Value v(Kind::kInt);
+    v.int_ = i;
+    return v;
+  }
+  static Value real(double d) {
+    Value v(Kind::kFloat);
+    v.real_ = d;
+    return v;
+  }
   static Value big_integer(std::string digits);
   static Value string(std::string text);
-  // Text marked as safe (markupsafe.Markup): what is added to it is HTML-escaped, even with autoescape off.
+  // Text marked as safe (markupsafe.Markup): what is added to it is HTML-escaped, even with
+  // autoescape off.
   static Value markup(std::string text) {
     Value v = string(std::move(text));
     v.int_ = 1;
@@ -93,7 +117,9 @@ class Value {
   bool is_markup() const { return kind_ == Kind::kString && int_ == 1; }
   static Value list(Values items) { return sequence(Kind::kList, std::move(items), nullptr); }
   static Value tuple(Values items) { return sequence(Kind::kTuple, std::move(items), nullptr); }
-  static Value view(Values items, const char* name) { return sequence(Kind::kView, std::move(items), name); }
+  static Value view(Values items, const char* name) {
+    return sequence(Kind::kView, std::move(items), name);
+  }
   // An item of groupby: a tuple whose parts are also called grouper and list.
   static Value group(Value grouper, Value list) {
     return sequence(Kind::kTuple, {std::move(grouper), std::move(list)}, "group");
@@ -104,7 +130,11 @@ class Value {
   // source: what the generator reads from, for its nesting depth.
   static Value generator(const char* name, const Value& source, std::function<bool(Value&)> next);
   static Value function(std::string name, NativeFunction fn, Value self);
-  static Value object(Object* object) { Value v(Kind::kObject); v.object_ = object; return v; }
+  static Value object(Object* object) {
+    Value v(Kind::kObject);
+    v.object_ = object;
+    return v;
+  }
   static Value undefined(std::string why);  // using it fails with this message
 
   Kind kind() const { return kind_; }
@@ -113,20 +143,28 @@ class Value {
   bool is_none() const { return kind_ == Kind::kNone; }
   bool is_string() const { return kind_ == Kind::kString; }
   bool is_integral() const { return kind_ == Kind::kInt || kind_ == Kind::kBool; }
-  bool is_number() const { return is_integral() || kind_ == Kind::kFloat || kind_ == Kind::kBigInt; }
-  bool is_sequence() const { return kind_ == Kind::kList || kind_ == Kind::kTuple || kind_ == Kind::kView; }
+  bool is_number() const {
+    return is_integral() || kind_ == Kind::kFloat || kind_ == Kind::kBigInt;
+  }
+  bool is_sequence() const {
+    return kind_ == Kind::kList || kind_ == Kind::kTuple || kind_ == Kind::kView;
+  }
 
   // Each is valid for its kind only.
   bool as_bool() const { return int_ != 0; }
   int64_t as_int() const { return int_; }
   double as_real() const { return real_; }
   double number() const;  // any number as a double
-  const std::string& text() const { return *static_cast<const std::string*>(shared_.get()); }  // strings, big integers
+  const std::string& text() const {
+    return *static_cast<const std::string*>(shared_.get());
+  }  // strings, big integers
   const Values& items() const { return static_cast<const Sequence*>(shared_.get())->items; }
   const char* view_name() const { return static_cast<const Sequence*>(shared_.get())->view; }
   const Range& range() const { return *static_cast<const Range*>(shared_.get()); }
   const Dict& dict() const { return *static_cast<const Dict*>(shared_.get()); }
-  Generator& generator() const { return *static_cast<Generator*>(const_cast<void*>(shared_.get())); }
+  Generator& generator() const {
+    return *static_cast<Generator*>(const_cast<void*>(shared_.get()));
+  }
   const Function& function() const { return *static_cast<const Function*>(shared_.get()); }
   Object* object() const { return object_; }
   const void* identity() const { return kind_ == Kind::kObject ? object_ : shared_.get(); }
@@ -155,7 +193,8 @@ struct Dict {
   const Value* find(const Value& key) const;  // null if absent; throws if the key is unhashable
   const Value* find(std::string_view key) const;
 
-  std::unordered_multimap<size_t, uint32_t> index;  // hash -> position; only for dicts that are not small
+  std::unordered_multimap<size_t, uint32_t>
+      index;  // hash -> position; only for dicts that are not small
 };
 
 struct Function {
@@ -168,9 +207,10 @@ struct Args {
   Values positional;
   std::vector<std::pair<std::string, Value>> keywords;
 
-  // The arguments as Python binds them to these parameters; absent ones are null. Throws for a missing required one, an
-  // unknown keyword, one too many.
-  std::vector<const Value*> bind(const char* function, std::initializer_list<const char*> names, size_t required) const;
+  // The arguments as Python binds them to these parameters; absent ones are null. Throws for a
+  // missing required one, an unknown keyword, one too many.
+  std::vector<const Value*> bind(const char* function, std::initializer_list<const char*> names,
+                                 size_t required) const;
   const Value* keyword(std::string_view name) const;
 };
 
@@ -187,11 +227,12 @@ class Iterator {
 
 bool truthy(const Value& value);
 bool equal(const Value& a, const Value& b);
-bool less(const Value& a, const Value& b, const char* op = "<");  // throws between types that have no order
-int compare_numbers(const Value& a, const Value& b);             // -1, 0, 1; 2 if unordered (NaN)
-size_t hash(const Value& value);                                  // throws "unhashable type"
-bool same_object(const Value& a, const Value& b);                 // Python's `is`
-bool contains(const Value& container, const Value& item);         // Python's `item in container`
+bool less(const Value& a, const Value& b,
+          const char* op = "<");                      // throws between types that have no order
+int compare_numbers(const Value& a, const Value& b);  // -1, 0, 1; 2 if unordered (NaN)
+size_t hash(const Value& value);                      // throws "unhashable type"
+bool same_object(const Value& a, const Value& b);     // Python's `is`
+bool contains(const Value& container, const Value& item);  // Python's `item in container`
 bool is_iterable(const Value& value);
 int64_t length(const Value& value);  // Python's len()
 Values to_vector(const Value& iterable);

@@ -6,7 +6,8 @@ namespace nanovllm {
 
 namespace {
 
-const nlohmann::json* find(const nlohmann::json& object, const char* key, const std::string& where) {
+const nlohmann::json* find(const nlohmann::json& object, const char* key,
+                           const std::string& where) {
   if (!object.is_object()) throw Error(where, "is not an object");
   const auto it = object.find(key);
   return it == object.end() || it->is_null() ? nullptr : &*it;
@@ -18,7 +19,8 @@ const nlohmann::json* find(const nlohmann::json& object, const char* key, const 
 
 }  // namespace
 
-std::optional<std::string> find_string(const nlohmann::json& object, const char* key, const std::string& where) {
+std::optional<std::string> find_string(const nlohmann::json& object, const char* key,
+                                       const std::string& where) {
   const auto* value = find(object, key, where);
   if (value == nullptr) return std::nullopt;
   if (!value->is_string()) wrong(key, "a string", where);
@@ -31,7 +33,8 @@ std::string get_string(const nlohmann::json& object, const char* key, const std:
   return *value;
 }
 
-bool get_bool(const nlohmann::json& object, const char* key, bool otherwise, const std::string& where) {
+bool get_bool(const nlohmann::json& object, const char* key, bool otherwise,
+              const std::string& where) {
   const auto* value = find(object, key, where);
   if (value == nullptr) return otherwise;
   if (!value->is_boolean()) wrong(key, "true or false", where);
@@ -41,14 +44,16 @@ bool get_bool(const nlohmann::json& object, const char* key, bool otherwise, con
 int64_t get_int(const nlohmann::json& object, const char* key, const std::string& where) {
   const auto* value = find(object, key, where);
   if (value == nullptr) throw Error(where, std::string("'") + key + "' is missing");
-  const bool whole = value->is_number_integer() && (!value->is_number_unsigned() || value->get<uint64_t>() <= 0x7FFFFFFF);
+  const bool whole = value->is_number_integer() &&
+                     (!value->is_number_unsigned() || value->get<uint64_t>() <= 0x7FFFFFFF);
   if (!whole || value->get<int64_t>() < 0 || value->get<int64_t>() > 0x7FFFFFFF) {
     wrong(key, "a whole number from 0 to 2147483647", where);
   }
   return value->get<int64_t>();
 }
 
-const nlohmann::json& get_array(const nlohmann::json& object, const char* key, const std::string& where) {
+const nlohmann::json& get_array(const nlohmann::json& object, const char* key,
+                                const std::string& where) {
   const auto* value = find(object, key, where);
   if (value == nullptr || !value->is_array()) wrong(key, "an array", where);
   return *value;

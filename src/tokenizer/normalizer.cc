@@ -79,7 +79,8 @@ class Replace : public Normalizer {
   Replace(const PatternField& pattern, std::string content, const std::string& where)
       : literal_(pattern.text), content_(std::move(content)) {
     if (pattern.regex || literal_.empty()) {
-      regex_ = std::make_unique<Regex>(pattern.regex ? pattern.text : Regex::escape(pattern.text), where);
+      regex_ = std::make_unique<Regex>(pattern.regex ? pattern.text : Regex::escape(pattern.text),
+                                       where);
     }
   }
   void apply(NormalizedText& text) const override {
@@ -96,7 +97,8 @@ class Replace : public Normalizer {
       }
     } else {
       size_t from = 0;
-      for (size_t at; (at = text.text.find(literal_, from)) != std::string::npos; from = at + literal_.size()) {
+      for (size_t at; (at = text.text.find(literal_, from)) != std::string::npos;
+           from = at + literal_.size()) {
         out.append(text.text, from, at - from);
         out += content_;
       }
@@ -147,8 +149,9 @@ class Bert : public Normalizer {
 
  private:
   static bool is_ideograph(char32_t c) {
-    return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) || (c >= 0x20000 && c <= 0x2A6DF) ||
-           (c >= 0x2A700 && c <= 0x2B73F) || (c >= 0x2B740 && c <= 0x2B81F) || (c >= 0x2B920 && c <= 0x2CEAF) ||
+    return (c >= 0x4E00 && c <= 0x9FFF) || (c >= 0x3400 && c <= 0x4DBF) ||
+           (c >= 0x20000 && c <= 0x2A6DF) || (c >= 0x2A700 && c <= 0x2B73F) ||
+           (c >= 0x2B740 && c <= 0x2B81F) || (c >= 0x2B920 && c <= 0x2CEAF) ||
            (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x2F800 && c <= 0x2FA1F);
   }
   bool clean_, chinese_, strip_accents_, lowercase_;
@@ -184,10 +187,12 @@ std::unique_ptr<Normalizer> load(const nlohmann::json& json, const std::string& 
   if (type == "StripAccents") return std::make_unique<StripAccents>();
   if (type == "ByteLevel") return std::make_unique<ByteLevelAlphabet>();
   if (type == "Strip") {
-    return std::make_unique<Strip>(get_bool(json, "strip_left", true, where), get_bool(json, "strip_right", true, where));
+    return std::make_unique<Strip>(get_bool(json, "strip_left", true, where),
+                                   get_bool(json, "strip_right", true, where));
   }
   if (type == "Replace") {
-    return std::make_unique<Replace>(get_pattern(json, where), get_string(json, "content", where), where);
+    return std::make_unique<Replace>(get_pattern(json, where), get_string(json, "content", where),
+                                     where);
   }
   if (type == "Prepend") return std::make_unique<Prepend>(get_string(json, "prepend", where));
   if (type == "BertNormalizer") {
@@ -201,7 +206,8 @@ std::unique_ptr<Normalizer> load(const nlohmann::json& json, const std::string& 
 
 }  // namespace
 
-std::unique_ptr<Normalizer> Normalizer::from_json(const nlohmann::json& json, const std::string& where) {
+std::unique_ptr<Normalizer> Normalizer::from_json(const nlohmann::json& json,
+                                                  const std::string& where) {
   return load(json, where, 0);
 }
 

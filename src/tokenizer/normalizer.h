@@ -2,15 +2,14 @@
 #pragma once
 
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
-#include <nlohmann/json_fwd.hpp>
-
 namespace nanovllm {
 
-// A text on its way through the pipeline. at_start: its first character stands at the start of the whole input, which is
-// what Metaspace's "first" asks for.
+// A text on its way through the pipeline. at_start: its first character stands at the start of the
+// whole input, which is what Metaspace's "first" asks for.
 struct NormalizedText {
   std::string text;
   bool at_start = true;
@@ -21,8 +20,10 @@ class Normalizer {
   virtual ~Normalizer() = default;
   virtual void apply(NormalizedText& text) const = 0;  // valid UTF-8 in and out
 
-  // json: the "normalizer" object; null gives null. Throws Error(where, ...) for what is not supported, by name.
-  static std::unique_ptr<Normalizer> from_json(const nlohmann::json& json, const std::string& where);
+  // json: the "normalizer" object; null gives null. Throws Error(where, ...) for what is not
+  // supported, by name.
+  static std::unique_ptr<Normalizer> from_json(const nlohmann::json& json,
+                                               const std::string& where);
 };
 
 }  // namespace nanovllm

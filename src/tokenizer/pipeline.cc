@@ -9,8 +9,9 @@ namespace nanovllm {
 
 namespace {
 
-// Remembers where in the output a word's ids already stand. Text repeats its words, and finding one here costs a tenth
-// of merging it again. Direct-mapped, lives for one encode(), so it needs no lock and no bound.
+// Remembers where in the output a word's ids already stand. Text repeats its words, and finding one
+// here costs a tenth of merging it again. Direct-mapped, lives for one encode(), so it needs no
+// lock and no bound.
 class WordCache {
  public:
   explicit WordCache(size_t text_size)
@@ -22,7 +23,8 @@ class WordCache {
     if (slot.word == word) {
       const size_t end = ids.size();
       ids.resize(end + slot.count);
-      std::copy_n(ids.begin() + static_cast<ptrdiff_t>(slot.first), slot.count, ids.begin() + static_cast<ptrdiff_t>(end));
+      std::copy_n(ids.begin() + static_cast<ptrdiff_t>(slot.first), slot.count,
+                  ids.begin() + static_cast<ptrdiff_t>(end));
       return;
     }
     const size_t first = ids.size();
@@ -59,11 +61,14 @@ class WordCache {
 class PipelineStream : public TextStream {
  public:
   PipelineStream(const Pipeline& pipeline, bool skip_special_tokens)
-      : pipeline_(pipeline), stream_(pipeline.decoder()), skip_special_tokens_(skip_special_tokens) {}
+      : pipeline_(pipeline),
+        stream_(pipeline.decoder()),
+        skip_special_tokens_(skip_special_tokens) {}
 
   std::string add(int32_t id) override {
     std::string text;
-    if (const auto* token = pipeline_.decodable(id, skip_special_tokens_)) stream_.add(*token, text);
+    if (const auto* token = pipeline_.decodable(id, skip_special_tokens_))
+      stream_.add(*token, text);
     return text;
   }
   std::string finish() override {
@@ -120,7 +125,8 @@ std::vector<int32_t> Pipeline::encode(std::string_view text, bool add_special_to
       ids.push_back(segment.id);
       continue;
     }
-    NormalizedText normalized{std::string(text.substr(segment.begin, segment.end - segment.begin)), segment.begin == 0};
+    NormalizedText normalized{std::string(text.substr(segment.begin, segment.end - segment.begin)),
+                              segment.begin == 0};
     if (parts_.normalizer) parts_.normalizer->apply(normalized);
     const bool at_start = normalized.at_start;
     const std::string_view whole = list.keep(std::move(normalized.text));
@@ -131,7 +137,8 @@ std::vector<int32_t> Pipeline::encode(std::string_view text, bool add_special_to
         ids.push_back(part.id);
         continue;
       }
-      list.pieces = {{whole.substr(part.begin, part.end - part.begin), at_start && part.begin == 0}};
+      list.pieces = {
+          {whole.substr(part.begin, part.end - part.begin), at_start && part.begin == 0}};
       if (parts_.pre_tokenizer) parts_.pre_tokenizer->apply(list);
       for (const auto& piece : list.pieces) cache.tokenize(*parts_.model, piece.text, ids);
     }

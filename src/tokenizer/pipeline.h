@@ -1,8 +1,8 @@
-// Pipeline: the one Tokenizer there is, a chain of stages that tokenizer.json or GGUF metadata describe. Filled by a loader,
-// then immutable.
+// Pipeline: the one Tokenizer there is, a chain of stages that tokenizer.json or GGUF metadata
+// describe. Filled by a loader, then immutable.
 //
-//   text -> added tokens -> normalizer -> added tokens -> pre-tokenizer -> model -> ids -> BOS / EOS
-//   ids -> token strings -> decoder -> text
+//   text -> added tokens -> normalizer -> added tokens -> pre-tokenizer -> model -> ids -> BOS /
+//   EOS ids -> token strings -> decoder -> text
 #pragma once
 
 #include <memory>
@@ -19,7 +19,8 @@
 namespace nanovllm {
 
 struct PipelineParts {
-  std::unique_ptr<Vocabulary> vocabulary = std::make_unique<Vocabulary>();  // the model's, without added tokens
+  std::unique_ptr<Vocabulary> vocabulary =
+      std::make_unique<Vocabulary>();  // the model's, without added tokens
   std::vector<AddedToken> added;
   std::unique_ptr<Normalizer> normalizer;       // may be null
   std::unique_ptr<PreTokenizer> pre_tokenizer;  // may be null
@@ -45,7 +46,8 @@ class Pipeline : public Tokenizer {
   std::optional<int32_t> eos_token_id() const override { return parts_.eos; }
   const std::string& chat_template() const override { return parts_.chat_template; }
 
-  // What the id reads as in decode(); null for unknown ids and for special ones that are to be skipped.
+  // What the id reads as in decode(); null for unknown ids and for special ones that are to be
+  // skipped.
   const std::string* decodable(int32_t id, bool skip_special_tokens) const;
   const Decoder& decoder() const { return parts_.decoder; }
 
@@ -55,7 +57,8 @@ class Pipeline : public Tokenizer {
   PipelineParts parts_;
   Vocabulary added_;
   std::unordered_set<std::string> special_;  // contents
-  std::unordered_map<int32_t, std::string> decoded_;  // added tokens that decode as their normalized form
+  std::unordered_map<int32_t, std::string>
+      decoded_;  // added tokens that decode as their normalized form
   AddedTokenMatcher raw_, normalized_;
   int32_t vocab_size_ = 0;
 };

@@ -16,7 +16,8 @@ constexpr char kGpt2Pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 // Every character of a class is a match of its own.
-void split_characters(std::string_view text, bool (*wanted)(char32_t), std::vector<TextSpan>& spans) {
+void split_characters(std::string_view text, bool (*wanted)(char32_t),
+                      std::vector<TextSpan>& spans) {
   size_t covered = 0;
   for (size_t pos = 0; pos < text.size();) {
     const size_t begin = pos;
@@ -38,7 +39,8 @@ class ByteLevel : public PreTokenizer {
     std::vector<Piece> out;
     std::vector<TextSpan> spans;
     for (Piece piece : list.pieces) {
-      if (add_prefix_space_ && piece.text[0] != ' ') piece.text = list.keep(" " + std::string(piece.text));
+      if (add_prefix_space_ && piece.text[0] != ' ')
+        piece.text = list.keep(" " + std::string(piece.text));
       const size_t first = out.size();
       if (regex_) {
         spans.clear();
@@ -48,7 +50,8 @@ class ByteLevel : public PreTokenizer {
         out.push_back(piece);
       }
       if (!rewrite_) continue;
-      for (size_t i = first; i < out.size(); ++i) out[i].text = list.keep(bytes_to_chars(out[i].text));
+      for (size_t i = first; i < out.size(); ++i)
+        out[i].text = list.keep(bytes_to_chars(out[i].text));
     }
     list.pieces = std::move(out);
   }
@@ -61,7 +64,9 @@ class ByteLevel : public PreTokenizer {
 class Split : public PreTokenizer {
  public:
   Split(const PatternField& pattern, SplitBehavior behavior, bool invert, const std::string& where)
-      : regex_(pattern.regex ? pattern.text : Regex::escape(pattern.text), where), behavior_(behavior), invert_(invert) {}
+      : regex_(pattern.regex ? pattern.text : Regex::escape(pattern.text), where),
+        behavior_(behavior),
+        invert_(invert) {}
   void apply(PieceList& list) const override {
     std::vector<Piece> out;
     std::vector<TextSpan> spans;
@@ -84,7 +89,8 @@ class Split : public PreTokenizer {
 
 class SplitCharacters : public PreTokenizer {
  public:
-  SplitCharacters(bool (*wanted)(char32_t), SplitBehavior behavior) : wanted_(wanted), behavior_(behavior) {}
+  SplitCharacters(bool (*wanted)(char32_t), SplitBehavior behavior)
+      : wanted_(wanted), behavior_(behavior) {}
   void apply(PieceList& list) const override {
     std::vector<Piece> out;
     std::vector<TextSpan> spans;
@@ -119,7 +125,8 @@ class Whitespace : public PreTokenizer {
           ++pos;
         }
         if (next == kind) continue;
-        if (kind > 0) out.push_back({piece.text.substr(begin, at - begin), piece.at_start && begin == 0});
+        if (kind > 0)
+          out.push_back({piece.text.substr(begin, at - begin), piece.at_start && begin == 0});
         begin = at;
         kind = next;
       }
@@ -145,8 +152,10 @@ class Metaspace : public PreTokenizer {
           text += c;
         }
       }
-      const bool prepend = prepend_ == Prepend::kAlways || (prepend_ == Prepend::kFirst && piece.at_start);
-      if (prepend && text.compare(0, replacement_.size(), replacement_) != 0) text.insert(0, replacement_);
+      const bool prepend =
+          prepend_ == Prepend::kAlways || (prepend_ == Prepend::kFirst && piece.at_start);
+      if (prepend && text.compare(0, replacement_.size(), replacement_) != 0)
+        text.insert(0, replacement_);
       piece.text = list.keep(std::move(text));
       if (!split_) {
         out.push_back(piece);
@@ -170,7 +179,8 @@ class Metaspace : public PreTokenizer {
 
 class Sequence : public PreTokenizer {
  public:
-  explicit Sequence(std::vector<std::unique_ptr<PreTokenizer>> stages) : stages_(std::move(stages)) {}
+  explicit Sequence(std::vector<std::unique_ptr<PreTokenizer>> stages)
+      : stages_(std::move(stages)) {}
   void apply(PieceList& list) const override {
     for (const auto& stage : stages_) stage->apply(list);
   }
@@ -179,7 +189,8 @@ class Sequence : public PreTokenizer {
   std::vector<std::unique_ptr<PreTokenizer>> stages_;
 };
 
-SplitBehavior behavior_of(const nlohmann::json& json, const char* otherwise, const std::string& where) {
+SplitBehavior behavior_of(const nlohmann::json& json, const char* otherwise,
+                          const std::string& where) {
   const std::string name = find_string(json, "behavior", where).value_or(otherwise);
   if (name == "Removed") return SplitBehavior::kRemoved;
   if (name == "Isolated") return SplitBehavior::kIsolated;
@@ -195,9 +206,11 @@ std::unique_ptr<PreTokenizer> load_metaspace(const nlohmann::json& json, const s
   const std::string replacement = find_string(json, "replacement", where).value_or("\xE2\x96\x81");
   size_t pos = 0;
   if (!replacement.empty()) take_code_point(replacement, pos);
-  if (replacement.empty() || pos != replacement.size()) throw Error(where, "'replacement' is not one character");
+  if (replacement.empty() || pos != replacement.size())
+    throw Error(where, "'replacement' is not one character");
   using Prepend = Metaspace::Prepend;
-  Prepend prepend = get_bool(json, "add_prefix_space", true, where) ? Prepend::kAlways : Prepend::kNever;
+  Prepend prepend =
+      get_bool(json, "add_prefix_space", true, where) ? Prepend::kAlways : Prepend::kNever;
   if (const auto scheme = find_string(json, "prepend_scheme", where)) {
     if (*scheme == "always") {
       prepend = Prepend::kAlways;
@@ -213,8 +226,8 @@ std::unique_ptr<PreTokenizer> load_metaspace(const nlohmann::json& json, const s
 }
 
 // last: nothing follows this stage.
-std::unique_ptr<PreTokenizer> load(const nlohmann::json& json, const std::string& where, bool last, bool& byte_level,
-                                   int depth) {
+std::unique_ptr<PreTokenizer> load(const nlohmann::json& json, const std::string& where, bool last,
+                                   bool& byte_level, int depth) {
   if (json.is_null()) return nullptr;
   if (depth > kMaxPipelineDepth) throw Error(where, "is nested too deeply");
   const std::string type = get_string(json, "type", where);
@@ -238,18 +251,21 @@ std::unique_ptr<PreTokenizer> load(const nlohmann::json& json, const std::string
   }
   if (type == "Digits") {
     const bool individual = get_bool(json, "individual_digits", false, where);
-    return std::make_unique<SplitCharacters>(is_numeric,
-                                             individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous);
+    return std::make_unique<SplitCharacters>(
+        is_numeric, individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous);
   }
   if (type == "Punctuation") {
-    return std::make_unique<SplitCharacters>(is_bert_punctuation, behavior_of(json, "Isolated", where));
+    return std::make_unique<SplitCharacters>(is_bert_punctuation,
+                                             behavior_of(json, "Isolated", where));
   }
-  if (type == "WhitespaceSplit") return std::make_unique<SplitCharacters>(is_whitespace, SplitBehavior::kRemoved);
+  if (type == "WhitespaceSplit")
+    return std::make_unique<SplitCharacters>(is_whitespace, SplitBehavior::kRemoved);
   if (type == "Whitespace") return std::make_unique<Whitespace>();
   if (type == "BertPreTokenizer") {
     std::vector<std::unique_ptr<PreTokenizer>> stages;
     stages.push_back(std::make_unique<SplitCharacters>(is_whitespace, SplitBehavior::kRemoved));
-    stages.push_back(std::make_unique<SplitCharacters>(is_bert_punctuation, SplitBehavior::kIsolated));
+    stages.push_back(
+        std::make_unique<SplitCharacters>(is_bert_punctuation, SplitBehavior::kIsolated));
     return std::make_unique<Sequence>(std::move(stages));
   }
   if (type == "Metaspace") return load_metaspace(json, where);
@@ -258,10 +274,12 @@ std::unique_ptr<PreTokenizer> load(const nlohmann::json& json, const std::string
 
 }  // namespace
 
-void cut(const Piece& piece, const std::vector<TextSpan>& spans, SplitBehavior behavior, std::vector<Piece>& out) {
+void cut(const Piece& piece, const std::vector<TextSpan>& spans, SplitBehavior behavior,
+         std::vector<Piece>& out) {
   const size_t first = out.size();
   const auto emit = [&](size_t begin, size_t end) {
-    if (begin < end) out.push_back({piece.text.substr(begin, end - begin), piece.at_start && begin == 0});
+    if (begin < end)
+      out.push_back({piece.text.substr(begin, end - begin), piece.at_start && begin == 0});
   };
   switch (behavior) {
     case SplitBehavior::kIsolated:
@@ -301,8 +319,8 @@ void cut(const Piece& piece, const std::vector<TextSpan>& spans, SplitBehavior b
   }
 }
 
-std::unique_ptr<PreTokenizer> PreTokenizer::from_json(const nlohmann::json& json, const std::string& where,
-                                                      bool& byte_level) {
+std::unique_ptr<PreTokenizer> PreTokenizer::from_json(const nlohmann::json& json,
+                                                      const std::string& where, bool& byte_level) {
   byte_level = false;
   return load(json, where, true, byte_level, 0);
 }

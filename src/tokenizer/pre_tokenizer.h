@@ -1,14 +1,13 @@
-// PreTokenizer: cuts a normalized text into the pieces that the model sees one by one, as tokenizer.json states it.
-// Immutable after loading; a call owns its PieceList.
+// PreTokenizer: cuts a normalized text into the pieces that the model sees one by one, as
+// tokenizer.json states it. Immutable after loading; a call owns its PieceList.
 #pragma once
 
 #include <deque>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "tokenizer/regex.h"
 
@@ -34,12 +33,16 @@ class PreTokenizer {
   virtual ~PreTokenizer() = default;
   virtual void apply(PieceList& list) const = 0;
 
-  // Null for null. byte_level: set if the last stage writes bytes in GPT-2's alphabet; that stage then leaves the bytes as
-  // they are, for a model that takes them so. Throws Error(where, ...) for what is not supported, by name.
-  static std::unique_ptr<PreTokenizer> from_json(const nlohmann::json& json, const std::string& where, bool& byte_level);
+  // Null for null. byte_level: set if the last stage writes bytes in GPT-2's alphabet; that stage
+  // then leaves the bytes as they are, for a model that takes them so. Throws Error(where, ...) for
+  // what is not supported, by name.
+  static std::unique_ptr<PreTokenizer> from_json(const nlohmann::json& json,
+                                                 const std::string& where, bool& byte_level);
 };
 
-// Split's five behaviors over alternating matches and gaps; appends the pieces of `piece`, without empty ones.
-void cut(const Piece& piece, const std::vector<TextSpan>& spans, SplitBehavior behavior, std::vector<Piece>& out);
+// Split's five behaviors over alternating matches and gaps; appends the pieces of `piece`, without
+// empty ones.
+void cut(const Piece& piece, const std::vector<TextSpan>& spans, SplitBehavior behavior,
+         std::vector<Piece>& out);
 
 }  // namespace nanovllm

@@ -23,8 +23,8 @@ struct JitStackDeleter {
   void operator()(pcre2_jit_stack* p) const { pcre2_jit_stack_free(p); }
 };
 
-// A JIT stack starts on the machine stack (32 KiB); a pattern that repeats a group over a long text may need more, which
-// is reserved only then and grows page by page.
+// A JIT stack starts on the machine stack (32 KiB); a pattern that repeats a group over a long text
+// may need more, which is reserved only then and grows page by page.
 constexpr size_t kJitStackMax = size_t{256} << 20;
 constexpr uint32_t kHeapLimitKiB = 1 << 20;
 constexpr size_t kMaxPattern = 1 << 16;
@@ -50,11 +50,11 @@ struct Regex::Code {
     pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
     pcre2_set_parens_nest_limit(context.get(), 100);
     code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                         PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                         context.get());
+                         PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error,
+                         &offset, context.get());
     if (code == nullptr) {
-      throw Error(where, "the regular expression does not compile: " + error_text(error) + " at byte " +
-                             std::to_string(offset) + " of " + translated);
+      throw Error(where, "the regular expression does not compile: " + error_text(error) +
+                             " at byte " + std::to_string(offset) + " of " + translated);
     }
     jit = pcre2_jit_compile(code, PCRE2_JIT_COMPLETE) == 0;
   }
@@ -77,10 +77,12 @@ Regex::~Regex() = default;
 void Regex::split(std::string_view text, std::vector<TextSpan>& spans) const {
   if (text.empty()) return;
   std::unique_ptr<pcre2_match_data, MatchDataDeleter> data(pcre2_match_data_create(1, nullptr));
-  std::unique_ptr<pcre2_match_context, MatchContextDeleter> context(pcre2_match_context_create(nullptr));
+  std::unique_ptr<pcre2_match_context, MatchContextDeleter> context(
+      pcre2_match_context_create(nullptr));
   if (!data || !context) throw Error(where_, "out of memory");
   // Backtracking is linear in a sane pattern; the limit keeps an insane one from running for hours.
-  const auto limit = static_cast<uint32_t>(std::min<size_t>(10'000'000 + 64 * text.size(), 0xFFFFFFFF));
+  const auto limit =
+      static_cast<uint32_t>(std::min<size_t>(10'000'000 + 64 * text.size(), 0xFFFFFFFF));
   pcre2_set_match_limit(context.get(), limit);
   pcre2_set_heap_limit(context.get(), kHeapLimitKiB);
   std::unique_ptr<pcre2_jit_stack, JitStackDeleter> stack;
@@ -91,20 +93,22 @@ void Regex::split(std::string_view text, std::vector<TextSpan>& spans) const {
   size_t search = 0, covered = 0;
   bool matched_before = false;  // then `covered` is where the last match ended
   while (search <= text.size()) {
-    int rc = code.jit ? pcre2_jit_match(code.code, subject, text.size(), search, 0, data.get(), context.get())
-                        : pcre2_match(code.code, subject, text.size(), search, PCRE2_NO_UTF_CHECK, data.get(),
-                                      context.get());
+    int rc = code.jit ? pcre2_jit_match(code.code, subject, text.size(), search, 0, data.get(),
+                                        context.get())
+                      : pcre2_match(code.code, subject, text.size(), search, PCRE2_NO_UTF_CHECK,
+                                    data.get(), context.get());
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !stack) {
       stack.reset(pcre2_jit_stack_create(size_t{64} << 10, kJitStackMax, nullptr));
       pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
       continue;
     }
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) {
-      rc = pcre2_match(code.code, subject, text.size(), search, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data.get(),
-                       context.get());
+      rc = pcre2_match(code.code, subject, text.size(), search, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                       data.get(), context.get());
     }
     if (rc == PCRE2_ERROR_NOMATCH) break;
-    if (rc < 0) throw Error(where_, "the regular expression gives up on this text: " + error_text(rc));
+    if (rc < 0)
+      throw Error(where_, "the regular expression gives up on this text: " + error_text(rc));
     const size_t begin = found[0], end = found[1];
     if (end < begin) throw Error(where_, "the regular expression uses \\K in a lookahead");
     if (begin == end && matched_before && begin == covered) {

@@ -1,5 +1,6 @@
-// Regex: a tokenizer.json pattern, compiled by PCRE2 with its JIT. The patterns are written for Oniguruma (Ruby syntax), so
-// they are translated first; what has no equal in PCRE2 is refused. Immutable: any number of threads may match at once.
+// Regex: a tokenizer.json pattern, compiled by PCRE2 with its JIT. The patterns are written for
+// Oniguruma (Ruby syntax), so they are translated first; what has no equal in PCRE2 is refused.
+// Immutable: any number of threads may match at once.
 #pragma once
 
 #include <memory>
@@ -21,8 +22,8 @@ class Regex {
   Regex(std::string_view pattern, const std::string& where);
   ~Regex();
 
-  // Appends the matches and the gaps between them, in order, covering the text, which must be valid UTF-8. Throws Error if
-  // the pattern needs more steps or memory on this text than is sane.
+  // Appends the matches and the gaps between them, in order, covering the text, which must be valid
+  // UTF-8. Throws Error if the pattern needs more steps or memory on this text than is sane.
   void split(std::string_view text, std::vector<TextSpan>& spans) const;
 
   static std::string escape(std::string_view literal);
@@ -30,12 +31,14 @@ class Regex {
  private:
   struct Code;
   std::unique_ptr<const Code> code_;
-  std::unique_ptr<const Code> newer_code_;  // for texts with newer characters; null if it is the same
+  std::unique_ptr<const Code>
+      newer_code_;  // for texts with newer characters; null if it is the same
   std::string where_;
 };
 
-// Oniguruma's Ruby syntax -> PCRE2 (UTF, UCP, MULTILINE). newer: properties include the characters that PCRE2 does not
-// know yet (unicode_extras.h), which makes them slower. Throws Error(where, ...).
+// Oniguruma's Ruby syntax -> PCRE2 (UTF, UCP, MULTILINE). newer: properties include the characters
+// that PCRE2 does not know yet (unicode_extras.h), which makes them slower. Throws Error(where,
+// ...).
 std::string translate_pattern(std::string_view pattern, const std::string& where, bool newer);
 
 }  // namespace nanovllm

@@ -1,6 +1,7 @@
-// The translation of Oniguruma's Ruby syntax, in which tokenizer.json patterns are written, into PCRE2's. The two agree on
-// most of it; what differs: nested and intersected classes, \s \w \d \h \v, script names, the option letter m, and
-// quantifiers such as {2}+ (a repeated repetition, not a possessive one).
+// The translation of Oniguruma's Ruby syntax, in which tokenizer.json patterns are written, into
+// PCRE2's. The two agree on most of it; what differs: nested and intersected classes, \s \w \d \h
+// \v, script names, the option letter m, and quantifiers such as {2}+ (a repeated repetition, not a
+// possessive one).
 #include <cstdio>
 #include <optional>
 #include <vector>
@@ -16,7 +17,8 @@ namespace {
 
 constexpr int kMaxDepth = 50;
 constexpr char kSpaces[] =
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{"
+    "205f}\\x{3000}";
 
 std::string hex_escape(char32_t c) {
   char buffer[16];
@@ -24,7 +26,8 @@ std::string hex_escape(char32_t c) {
   return buffer;
 }
 
-// A set of characters as PCRE2 can write it: alternatives, each a class or something longer that takes one character.
+// A set of characters as PCRE2 can write it: alternatives, each a class or something longer that
+// takes one character.
 struct CharSet {
   std::vector<std::string> alternatives;  // most sets have one
 
@@ -39,21 +42,48 @@ struct CharSet {
 struct GeneralCategory {
   const char *short_name, *long_name;
 };
-constexpr GeneralCategory kCategories[] = {
-    {"L", "Letter"}, {"Lu", "Uppercase_Letter"}, {"Ll", "Lowercase_Letter"}, {"Lt", "Titlecase_Letter"},
-    {"Lm", "Modifier_Letter"}, {"Lo", "Other_Letter"}, {"M", "Mark"}, {"Mn", "Nonspacing_Mark"},
-    {"Mc", "Spacing_Mark"}, {"Me", "Enclosing_Mark"}, {"N", "Number"}, {"Nd", "Decimal_Number"},
-    {"Nl", "Letter_Number"}, {"No", "Other_Number"}, {"P", "Punctuation"}, {"Pc", "Connector_Punctuation"},
-    {"Pd", "Dash_Punctuation"}, {"Ps", "Open_Punctuation"}, {"Pe", "Close_Punctuation"},
-    {"Pi", "Initial_Punctuation"}, {"Pf", "Final_Punctuation"}, {"Po", "Other_Punctuation"}, {"S", "Symbol"},
-    {"Sm", "Math_Symbol"}, {"Sc", "Currency_Symbol"}, {"Sk", "Modifier_Symbol"}, {"So", "Other_Symbol"},
-    {"Z", "Separator"}, {"Zs", "Space_Separator"}, {"Zl", "Line_Separator"}, {"Zp", "Paragraph_Separator"},
-    {"C", "Other"}, {"Cc", "Control"}, {"Cf", "Format"}, {"Cn", "Unassigned"}, {"Co", "Private_Use"},
-    {"Cs", "Surrogate"}};
+constexpr GeneralCategory kCategories[] = {{"L", "Letter"},
+                                           {"Lu", "Uppercase_Letter"},
+                                           {"Ll", "Lowercase_Letter"},
+                                           {"Lt", "Titlecase_Letter"},
+                                           {"Lm", "Modifier_Letter"},
+                                           {"Lo", "Other_Letter"},
+                                           {"M", "Mark"},
+                                           {"Mn", "Nonspacing_Mark"},
+                                           {"Mc", "Spacing_Mark"},
+                                           {"Me", "Enclosing_Mark"},
+                                           {"N", "Number"},
+                                           {"Nd", "Decimal_Number"},
+                                           {"Nl", "Letter_Number"},
+                                           {"No", "Other_Number"},
+                                           {"P", "Punctuation"},
+                                           {"Pc", "Connector_Punctuation"},
+                                           {"Pd", "Dash_Punctuation"},
+                                           {"Ps", "Open_Punctuation"},
+                                           {"Pe", "Close_Punctuation"},
+                                           {"Pi", "Initial_Punctuation"},
+                                           {"Pf", "Final_Punctuation"},
+                                           {"Po", "Other_Punctuation"},
+                                           {"S", "Symbol"},
+                                           {"Sm", "Math_Symbol"},
+                                           {"Sc", "Currency_Symbol"},
+                                           {"Sk", "Modifier_Symbol"},
+                                           {"So", "Other_Symbol"},
+                                           {"Z", "Separator"},
+                                           {"Zs", "Space_Separator"},
+                                           {"Zl", "Line_Separator"},
+                                           {"Zp", "Paragraph_Separator"},
+                                           {"C", "Other"},
+                                           {"Cc", "Control"},
+                                           {"Cf", "Format"},
+                                           {"Cn", "Unassigned"},
+                                           {"Co", "Private_Use"},
+                                           {"Cs", "Surrogate"}};
 
 class Translator {
  public:
-  Translator(std::string_view in, const std::string& where, bool newer) : in_(in), where_(where), newer_(newer) {}
+  Translator(std::string_view in, const std::string& where, bool newer)
+      : in_(in), where_(where), newer_(newer) {}
 
   std::string run() {
     while (pos_ < in_.size()) step();
@@ -62,9 +92,12 @@ class Translator {
 
  private:
   [[noreturn]] void refuse(const std::string& what) const {
-    throw Error(where_, "the regular expression uses " + what + ", which is not supported: " + std::string(in_));
+    throw Error(where_, "the regular expression uses " + what +
+                            ", which is not supported: " + std::string(in_));
   }
-  std::string extras(std::string_view property) const { return newer_ ? newer_characters(property) : ""; }
+  std::string extras(std::string_view property) const {
+    return newer_ ? newer_characters(property) : "";
+  }
   bool at(std::string_view text) const { return in_.substr(pos_, text.size()) == text; }
   bool done() const { return pos_ >= in_.size(); }
   char peek() const { return done() ? '\0' : in_[pos_]; }
@@ -78,9 +111,13 @@ class Translator {
   void step() {
     const char c = peek();
     switch (c) {
-      case '\\': return escape_outside();
-      case '[': ++pos_; return atom(char_class(0).atom());
-      case '(': return open_group();
+      case '\\':
+        return escape_outside();
+      case '[':
+        ++pos_;
+        return atom(char_class(0).atom());
+      case '(':
+        return open_group();
       case ')':
         if (groups_.empty()) refuse("an unmatched parenthesis");
         out_ += ')';
@@ -88,7 +125,8 @@ class Translator {
         atom_ = groups_.back();
         groups_.pop_back();
         return;
-      case '{': return interval();
+      case '{':
+        return interval();
       case '?':
       case '*':
       case '+':
@@ -100,7 +138,8 @@ class Translator {
         out_ += c;
         ++pos_;
         return;
-      default: return atom(hex_escape(take()));
+      default:
+        return atom(hex_escape(take()));
     }
   }
 
@@ -194,10 +233,11 @@ class Translator {
       return sign + "\\p{" + category.short_name + "}" + extras(category.short_name);
     }
     for (const char c : name) {
-      if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_')) refuse("\\p{" + name + "}");
+      if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'))
+        refuse("\\p{" + name + "}");
     }
-    for (const char* binary : {"Any", "Alphabetic", "Uppercase", "Lowercase", "ASCII", "Emoji", "Extended_Pictographic",
-                               "Ideographic"}) {
+    for (const char* binary : {"Any", "Alphabetic", "Uppercase", "Lowercase", "ASCII", "Emoji",
+                               "Extended_Pictographic", "Ideographic"}) {
       if (name == binary) return sign + "\\p{" + name + "}";
     }
     if (name == "White_Space" || name == "Space") return sign + kSpaces;
@@ -209,20 +249,39 @@ class Translator {
   // An escape that stands for a set, or nothing. pos_ is behind the backslash.
   std::optional<std::string> set_escape() {
     const char c = peek();
-    const std::string word = std::string("\\p{L}\\p{M}\\p{N}\\p{Pc}") + extras("L") +
-                             extras("M") + extras("N");
+    const std::string word =
+        std::string("\\p{L}\\p{M}\\p{N}\\p{Pc}") + extras("L") + extras("M") + extras("N");
     switch (c) {
       case 'p':
-      case 'P': ++pos_; return property(c == 'P');
-      case 's': ++pos_; return kSpaces;
-      case 'S': ++pos_; return std::string("^") + kSpaces;
-      case 'd': ++pos_; return "\\p{Nd}" + extras("Nd");
-      case 'D': ++pos_; return "^\\p{Nd}" + extras("Nd");
-      case 'w': ++pos_; return word;
-      case 'W': ++pos_; return "^" + word;
-      case 'h': ++pos_; return "0-9a-fA-F";
-      case 'H': ++pos_; return "^0-9a-fA-F";
-      default: return std::nullopt;
+      case 'P':
+        ++pos_;
+        return property(c == 'P');
+      case 's':
+        ++pos_;
+        return kSpaces;
+      case 'S':
+        ++pos_;
+        return std::string("^") + kSpaces;
+      case 'd':
+        ++pos_;
+        return "\\p{Nd}" + extras("Nd");
+      case 'D':
+        ++pos_;
+        return "^\\p{Nd}" + extras("Nd");
+      case 'w':
+        ++pos_;
+        return word;
+      case 'W':
+        ++pos_;
+        return "^" + word;
+      case 'h':
+        ++pos_;
+        return "0-9a-fA-F";
+      case 'H':
+        ++pos_;
+        return "^0-9a-fA-F";
+      default:
+        return std::nullopt;
     }
   }
 
@@ -231,18 +290,27 @@ class Translator {
     if (done()) refuse("a backslash at the end");
     const char32_t c = take();
     switch (c) {
-      case 'n': return '\n';
-      case 'r': return '\r';
-      case 't': return '\t';
-      case 'f': return '\f';
-      case 'v': return '\v';
-      case 'a': return '\a';
-      case 'e': return 0x1B;
+      case 'n':
+        return '\n';
+      case 'r':
+        return '\r';
+      case 't':
+        return '\t';
+      case 'f':
+        return '\f';
+      case 'v':
+        return '\v';
+      case 'a':
+        return '\a';
+      case 'e':
+        return 0x1B;
       case 'x':
         if (peek() == '{') return hex(until_brace());
         return hex(take_hex(2));
-      case 'u': return hex(take_hex(4));
-      default: break;
+      case 'u':
+        return hex(take_hex(4));
+      default:
+        break;
     }
     if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) {
       refuse("the escape \\" + std::string(1, static_cast<char>(c)));
@@ -258,7 +326,10 @@ class Translator {
     if (digits.empty() || digits.size() > 6) refuse("a bad character number");
     char32_t value = 0;
     for (const char c : digits) {
-      const int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+      const int d = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
       if (d < 0) refuse("a bad character number");
       value = value * 16 + static_cast<char32_t>(d);
     }
@@ -317,7 +388,8 @@ class Translator {
       if (peek() == '[') {
         ++pos_;
         const CharSet nested = char_class(depth + 1);
-        set.alternatives.insert(set.alternatives.end(), nested.alternatives.begin(), nested.alternatives.end());
+        set.alternatives.insert(set.alternatives.end(), nested.alternatives.begin(),
+                                nested.alternatives.end());
         continue;
       }
       if (peek() == '\\') {
@@ -336,7 +408,8 @@ class Translator {
       plain += hex_escape(low);
       if (peek() == '-' && pos_ + 1 < in_.size() && in_[pos_ + 1] != ']' && in_[pos_ + 1] != '[') {
         ++pos_;
-        if (at("\\p") || at("\\P") || at("\\s") || at("\\S") || at("\\d") || at("\\D") || at("\\w") || at("\\W")) {
+        if (at("\\p") || at("\\P") || at("\\s") || at("\\S") || at("\\d") || at("\\D") ||
+            at("\\w") || at("\\W")) {
           plain += hex_escape('-');
           continue;
         }

@@ -41,12 +41,14 @@ std::optional<int32_t> SentencePieceModel::mergeable(std::string_view text) cons
   const auto id = vocabulary_.find(text);
   if (!id) return std::nullopt;
   const PieceType type = types_[static_cast<size_t>(*id)];
-  const bool piece = type == PieceType::kNormal || type == PieceType::kUserDefined || type == PieceType::kUnused;
+  const bool piece =
+      type == PieceType::kNormal || type == PieceType::kUserDefined || type == PieceType::kUnused;
   return piece ? id : std::nullopt;
 }
 
 void SentencePieceModel::tokenize(std::string_view piece, std::vector<int32_t>& ids) const {
-  if (piece.size() > size_t{0x7FFFFFFF}) throw Error("tokenizer", "the text has a piece of more than 2^31 bytes");
+  if (piece.size() > size_t{0x7FFFFFFF})
+    throw Error("tokenizer", "the text has a piece of more than 2^31 bytes");
   std::vector<Symbol> symbols;
   symbols.reserve(piece.size());
   for (size_t pos = 0; pos < piece.size();) {
@@ -67,7 +69,8 @@ void SentencePieceModel::tokenize(std::string_view piece, std::vector<int32_t>& 
     return Candidate{scores_[static_cast<size_t>(*id)], left, a.length + b.length};
   };
   for (size_t i = 0; i + 1 < symbols.size(); ++i) {
-    if (const auto c = candidate(static_cast<int32_t>(i), static_cast<int32_t>(i) + 1)) heap.push_back(*c);
+    if (const auto c = candidate(static_cast<int32_t>(i), static_cast<int32_t>(i) + 1))
+      heap.push_back(*c);
   }
   std::make_heap(heap.begin(), heap.end());
   while (!heap.empty()) {
@@ -96,8 +99,8 @@ void SentencePieceModel::tokenize(std::string_view piece, std::vector<int32_t>& 
       ids.push_back(*id);
       continue;
     }
-    const bool bytes =
-        std::all_of(text.begin(), text.end(), [&](char b) { return byte_ids_[static_cast<uint8_t>(b)] >= 0; });
+    const bool bytes = std::all_of(text.begin(), text.end(),
+                                   [&](char b) { return byte_ids_[static_cast<uint8_t>(b)] >= 0; });
     if (bytes) {
       for (const char b : text) ids.push_back(byte_ids_[static_cast<uint8_t>(b)]);
     } else if (unk_) {

@@ -1,4 +1,5 @@
-// Tokenizer::from_gguf: the tokenizer.ggml.* metadata of a GGUF file, turned into the stages of a Pipeline.
+// Tokenizer::from_gguf: the tokenizer.ggml.* metadata of a GGUF file, turned into the stages of a
+// Pipeline.
 #include <nlohmann/json.hpp>
 
 #include "formats/gguf.h"
@@ -19,7 +20,9 @@ constexpr char kMetaspace[] = "\xE2\x96\x81";  // U+2581, SentencePiece's space
 
 std::string key(const char* name) { return std::string("tokenizer.ggml.") + name; }
 
-std::string where(const GgufFile& file, const char* name) { return file.path() + ": key " + quote(key(name)); }
+std::string where(const GgufFile& file, const char* name) {
+  return file.path() + ": key " + quote(key(name));
+}
 
 std::optional<int32_t> token_id(const GgufFile& file, const char* name, size_t vocab_size) {
   const auto id = file.get_int(key(name));
@@ -36,12 +39,14 @@ std::vector<PieceType> load_types(const GgufFile& file, size_t vocab_size) {
   std::vector<PieceType> types(vocab_size, PieceType::kNormal);
   const auto* values = file.get_ints(key("token_type"));
   if (values == nullptr) return types;
-  if (values->size() != vocab_size) throw Error(where(file, "token_type"), "is not as long as the token list");
+  if (values->size() != vocab_size)
+    throw Error(where(file, "token_type"), "is not as long as the token list");
   for (size_t i = 0; i < vocab_size; ++i) {
     const int64_t value = (*values)[i];
     if (value < 0 || value > 6) {
-      throw Error(where(file, "token_type"), "token " + std::to_string(i) + " is of the unknown type " +
-                                                 std::to_string(value));
+      throw Error(
+          where(file, "token_type"),
+          "token " + std::to_string(i) + " is of the unknown type " + std::to_string(value));
     }
     types[i] = static_cast<PieceType>(value);
   }
@@ -51,7 +56,8 @@ std::vector<PieceType> load_types(const GgufFile& file, size_t vocab_size) {
 std::vector<float> load_scores(const GgufFile& file, size_t vocab_size) {
   const auto* values = file.get_doubles(key("scores"));
   if (values == nullptr) throw Error(where(file, "scores"), "is missing");
-  if (values->size() != vocab_size) throw Error(where(file, "scores"), "is not as long as the token list");
+  if (values->size() != vocab_size)
+    throw Error(where(file, "scores"), "is not as long as the token list");
   return {values->begin(), values->end()};
 }
 
@@ -63,15 +69,19 @@ std::vector<BpeModel::Merge> load_merges(const GgufFile& file) {
   for (const std::string_view merge : *list) {
     const size_t space = merge.find(' ', 1);
     if (space == std::string_view::npos) {
-      throw Error(where(file, "merges"), "merge " + std::to_string(merges.size()) + " is not two tokens and a space");
+      throw Error(where(file, "merges"),
+                  "merge " + std::to_string(merges.size()) + " is not two tokens and a space");
     }
-    merges.emplace_back(to_valid_utf8(merge.substr(0, space)), to_valid_utf8(merge.substr(space + 1)));
+    merges.emplace_back(to_valid_utf8(merge.substr(0, space)),
+                        to_valid_utf8(merge.substr(space + 1)));
   }
   return merges;
 }
 
-// Control and unknown tokens are special; those and user-defined ones are found when they are written out in the text.
-void load_added_tokens(const GgufFile::Strings& tokens, const std::vector<PieceType>& types, PipelineParts& parts) {
+// Control and unknown tokens are special; those and user-defined ones are found when they are
+// written out in the text.
+void load_added_tokens(const GgufFile::Strings& tokens, const std::vector<PieceType>& types,
+                       PipelineParts& parts) {
   for (size_t i = 0; i < tokens.size(); ++i) {
     const bool special = types[i] == PieceType::kControl || types[i] == PieceType::kUnknown;
     if (!special && types[i] != PieceType::kUserDefined) continue;
@@ -96,20 +106,24 @@ json metaspace_decoder(bool add_space_prefix) {
   stages.push_back({{"type", "Replace"}, {"pattern", {{"String", kMetaspace}}}, {"content", " "}});
   stages.push_back({{"type", "ByteFallback"}});
   stages.push_back({{"type", "Fuse"}});
-  if (add_space_prefix) stages.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  if (add_space_prefix)
+    stages.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   return {{"type", "Sequence"}, {"decoders", stages}};
 }
 
 void load_byte_level(const GgufFile& file, PipelineParts& parts, bool& add_bos) {
   const std::string_view name = file.get_string(key("pre")).value_or("");
   const auto named = find_pre_tokenizer(name);
-  if (!named) throw Error(where(file, "pre"), "the pre-tokenizer " + quote(name) + " is not supported");
+  if (!named)
+    throw Error(where(file, "pre"), "the pre-tokenizer " + quote(name) + " is not supported");
   add_bos = named->add_bos;
   BpeOptions options;
   options.ignore_merges = named->ignore_merges;
   parts.normalizer = Normalizer::from_json(named->normalizer, where(file, "pre"));
-  parts.pre_tokenizer = PreTokenizer::from_json(named->pre_tokenizer, where(file, "pre"), options.byte_level);
-  parts.model = std::make_unique<BpeModel>(*parts.vocabulary, load_merges(file), options, where(file, "merges"));
+  parts.pre_tokenizer =
+      PreTokenizer::from_json(named->pre_tokenizer, where(file, "pre"), options.byte_level);
+  parts.model = std::make_unique<BpeModel>(*parts.vocabulary, load_merges(file), options,
+                                           where(file, "merges"));
   parts.decoder = Decoder::from_json({{"type", "ByteLevel"}}, file.path());
 }
 
@@ -122,19 +136,23 @@ void load_sentencepiece(const GgufFile& file, std::vector<PieceType> types, Pipe
   parts.normalizer = Normalizer::from_json(metaspace_normalizer(add_space_prefix), file.path());
   auto unk = token_id(file, "unknown_token_id", size);
   if (!unk && size > 0) unk = 0;
-  parts.model = std::make_unique<SentencePieceModel>(*parts.vocabulary, load_scores(file, size), std::move(types), unk);
+  parts.model = std::make_unique<SentencePieceModel>(*parts.vocabulary, load_scores(file, size),
+                                                     std::move(types), unk);
   parts.decoder = Decoder::from_json(metaspace_decoder(add_space_prefix), file.path());
 }
 
-// Gemma 4: merges by rank over text with SentencePiece's spaces, bytes for what is not in the vocabulary.
+// Gemma 4: merges by rank over text with SentencePiece's spaces, bytes for what is not in the
+// vocabulary.
 void load_metaspace_bpe(const GgufFile& file, PipelineParts& parts) {
-  const json lines = {{"type", "Split"}, {"pattern", {{"Regex", "[^\\n]+|[\\n]+"}}}, {"behavior", "Isolated"}};
+  const json lines = {
+      {"type", "Split"}, {"pattern", {{"Regex", "[^\\n]+|[\\n]+"}}}, {"behavior", "Isolated"}};
   BpeOptions options;
   options.byte_fallback = true;
   bool byte_level = false;
   parts.normalizer = Normalizer::from_json(metaspace_normalizer(false), file.path());
   parts.pre_tokenizer = PreTokenizer::from_json(lines, file.path(), byte_level);
-  parts.model = std::make_unique<BpeModel>(*parts.vocabulary, load_merges(file), options, where(file, "merges"));
+  parts.model = std::make_unique<BpeModel>(*parts.vocabulary, load_merges(file), options,
+                                           where(file, "merges"));
   parts.decoder = Decoder::from_json(metaspace_decoder(false), file.path());
 }
 
@@ -145,7 +163,8 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) {
   if (!model) return nullptr;
   const auto* tokens = file.get_strings(key("tokens"));
   if (tokens == nullptr) throw Error(where(file, "tokens"), "is missing");
-  if (tokens->size() > static_cast<size_t>(Vocabulary::kMaxId)) throw Error(where(file, "tokens"), "has too many tokens");
+  if (tokens->size() > static_cast<size_t>(Vocabulary::kMaxId))
+    throw Error(where(file, "tokens"), "has too many tokens");
 
   PipelineParts parts;
   // Backwards, so that of two equal strings the first keeps its id.
@@ -156,7 +175,8 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) {
   load_added_tokens(*tokens, types, parts);
   parts.bos = token_id(file, "bos_token_id", tokens->size());
   parts.eos = token_id(file, "eos_token_id", tokens->size());
-  if (const auto text = file.get_string("tokenizer.chat_template")) parts.chat_template = to_valid_utf8(*text);
+  if (const auto text = file.get_string("tokenizer.chat_template"))
+    parts.chat_template = to_valid_utf8(*text);
 
   bool add_bos = false;
   if (*model == "gpt2") {
@@ -169,8 +189,10 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) {
   } else {
     throw Error(where(file, "model"), "the tokenizer " + quote(*model) + " is not supported");
   }
-  if (file.get_bool(key("add_bos_token")).value_or(add_bos) && parts.bos) parts.prefix.push_back(*parts.bos);
-  if (file.get_bool(key("add_eos_token")).value_or(false) && parts.eos) parts.suffix.push_back(*parts.eos);
+  if (file.get_bool(key("add_bos_token")).value_or(add_bos) && parts.bos)
+    parts.prefix.push_back(*parts.bos);
+  if (file.get_bool(key("add_eos_token")).value_or(false) && parts.eos)
+    parts.suffix.push_back(*parts.eos);
   return std::make_unique<Pipeline>(std::move(parts));
 }
 

@@ -1,5 +1,5 @@
-// Tokenizer::from_folder and from_json: Hugging Face's tokenizer.json. Truncation and padding in the file are not applied: an
-// engine never drops what it was given.
+// Tokenizer::from_folder and from_json: Hugging Face's tokenizer.json. Truncation and padding in
+// the file are not applied: an engine never drops what it was given.
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -27,7 +27,8 @@ const json& member(const json& object, const char* key) {
 }
 
 int32_t checked_id(const json& value, const std::string& token, const std::string& where) {
-  if (!value.is_number_unsigned() || value.get<uint64_t>() > static_cast<uint64_t>(Vocabulary::kMaxId)) {
+  if (!value.is_number_unsigned() ||
+      value.get<uint64_t>() > static_cast<uint64_t>(Vocabulary::kMaxId)) {
     throw Error(where, "the id of " + quote(token) + " is not a whole number from 0 to " +
                            std::to_string(Vocabulary::kMaxId));
   }
@@ -44,7 +45,8 @@ std::vector<BpeModel::Merge> load_merges(const json& list, const std::string& wh
       const size_t space = text.find(' ');
       if (text.substr(0, 8) == "#version") continue;
       if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-        throw Error(where, "merge " + std::to_string(merges.size()) + " is not two tokens and a space: " + quote(text));
+        throw Error(where, "merge " + std::to_string(merges.size()) +
+                               " is not two tokens and a space: " + quote(text));
       }
       merges.emplace_back(text.substr(0, space), text.substr(space + 1));
     } else if (item.is_array() && item.size() == 2 && item[0].is_string() && item[1].is_string()) {
@@ -56,7 +58,8 @@ std::vector<BpeModel::Merge> load_merges(const json& list, const std::string& wh
   return merges;
 }
 
-void load_model(const json& model, bool byte_level, const std::string& where, PipelineParts& parts) {
+void load_model(const json& model, bool byte_level, const std::string& where,
+                PipelineParts& parts) {
   if (!model.is_object()) throw Error(where, "is missing or not an object");
   const auto type = find_string(model, "type", where);
   // Files from before the field existed: BPE is the one with merges.
@@ -65,7 +68,8 @@ void load_model(const json& model, bool byte_level, const std::string& where, Pi
   }
   const json& vocab = member(model, "vocab");
   if (!vocab.is_object()) throw Error(where, "'vocab' is not an object");
-  for (const auto& [token, id] : vocab.items()) parts.vocabulary->add(token, checked_id(id, token, where));
+  for (const auto& [token, id] : vocab.items())
+    parts.vocabulary->add(token, checked_id(id, token, where));
 
   const json& dropout = member(model, "dropout");
   if (!dropout.is_null() && !(dropout.is_number() && dropout.get<double>() == 0)) {
@@ -103,13 +107,17 @@ void load_added_tokens(const json& list, const std::string& where, PipelineParts
 }
 
 // The ids of a TemplateProcessing special token.
-void template_ids(const json& processor, const std::string& name, const std::string& where, std::vector<int32_t>& out) {
+void template_ids(const json& processor, const std::string& name, const std::string& where,
+                  std::vector<int32_t>& out) {
   const json& tokens = member(processor, "special_tokens");
-  if (!tokens.is_object() || !tokens.contains(name)) throw Error(where, "special token " + quote(name) + " is not listed");
-  for (const auto& id : get_array(tokens[name], "ids", where)) out.push_back(checked_id(id, name, where));
+  if (!tokens.is_object() || !tokens.contains(name))
+    throw Error(where, "special token " + quote(name) + " is not listed");
+  for (const auto& id : get_array(tokens[name], "ids", where))
+    out.push_back(checked_id(id, name, where));
 }
 
-void load_post_processor(const json& processor, const std::string& where, int depth, PipelineParts& parts) {
+void load_post_processor(const json& processor, const std::string& where, int depth,
+                         PipelineParts& parts) {
   if (processor.is_null()) return;
   if (depth > kMaxPipelineDepth) throw Error(where, "is nested too deeply");
   const std::string type = get_string(processor, "type", where);
@@ -122,7 +130,8 @@ void load_post_processor(const json& processor, const std::string& where, int de
     bool seen = false;
     for (const auto& piece : get_array(processor, "single", where)) {
       if (piece.is_object() && piece.contains("SpecialToken")) {
-        template_ids(processor, get_string(piece["SpecialToken"], "id", where), where, seen ? after : before);
+        template_ids(processor, get_string(piece["SpecialToken"], "id", where), where,
+                     seen ? after : before);
       } else if (piece.is_object() && piece.contains("Sequence") && !seen) {
         seen = true;
       } else {
@@ -133,7 +142,8 @@ void load_post_processor(const json& processor, const std::string& where, int de
   } else if (type == "BertProcessing" || type == "RobertaProcessing") {
     for (const auto& [key, out] : {std::pair{"cls", &before}, std::pair{"sep", &after}}) {
       const json& pair = member(processor, key);
-      if (!pair.is_array() || pair.size() != 2) throw Error(where, std::string("'") + key + "' is not a token and its id");
+      if (!pair.is_array() || pair.size() != 2)
+        throw Error(where, std::string("'") + key + "' is not a token and its id");
       out->push_back(checked_id(pair[1], key, where));
     }
   } else if (type != "ByteLevel") {  // that one only moves offsets
@@ -143,8 +153,10 @@ void load_post_processor(const json& processor, const std::string& where, int de
   parts.suffix.insert(parts.suffix.end(), after.begin(), after.end());
 }
 
-// A token of tokenizer_config.json or special_tokens_map.json: a string, or an object with its content.
-std::optional<std::string> token_name(const json& config, const char* key, const std::string& where) {
+// A token of tokenizer_config.json or special_tokens_map.json: a string, or an object with its
+// content.
+std::optional<std::string> token_name(const json& config, const char* key,
+                                      const std::string& where) {
   const json& value = config.is_object() ? member(config, key) : config;
   if (value.is_string()) return value.get<std::string>();
   if (value.is_object()) return find_string(value, "content", where);
@@ -176,22 +188,26 @@ json parse_optional(std::string_view text, const std::string& where) {
   return parsed;
 }
 
-std::unique_ptr<Tokenizer> load(const Sources& sources, const std::string& name, const std::string& folder) {
+std::unique_ptr<Tokenizer> load(const Sources& sources, const std::string& name,
+                                const std::string& folder) {
   const json root = parse_json(sources.tokenizer, name);
   if (!root.is_object()) throw Error(name, "is not an object");
   PipelineParts parts;
   bool byte_level = false;
   parts.normalizer = Normalizer::from_json(member(root, "normalizer"), name + ": normalizer");
-  parts.pre_tokenizer = PreTokenizer::from_json(member(root, "pre_tokenizer"), name + ": pre_tokenizer", byte_level);
+  parts.pre_tokenizer =
+      PreTokenizer::from_json(member(root, "pre_tokenizer"), name + ": pre_tokenizer", byte_level);
   load_model(member(root, "model"), byte_level, name + ": model", parts);
   load_added_tokens(member(root, "added_tokens"), name + ": added_tokens", parts);
   load_post_processor(member(root, "post_processor"), name + ": post_processor", 0, parts);
   parts.decoder = Decoder::from_json(member(root, "decoder"), name + ": decoder");
 
-  const std::string config_name = folder + "tokenizer_config.json", map_name = folder + "special_tokens_map.json";
+  const std::string config_name = folder + "tokenizer_config.json",
+                    map_name = folder + "special_tokens_map.json";
   const json config = parse_optional(sources.config, config_name);
   const json map = parse_optional(sources.special_tokens_map, map_name);
-  parts.chat_template = sources.chat_template ? *sources.chat_template : find_template(config, config_name);
+  parts.chat_template =
+      sources.chat_template ? *sources.chat_template : find_template(config, config_name);
   const auto find = [&](const char* key) -> std::optional<int32_t> {
     auto token = token_name(config, key, config_name);
     if (!token) token = token_name(map, key, map_name);
@@ -216,7 +232,8 @@ std::optional<std::string> read_file(const std::filesystem::path& path, size_t m
   char buffer[1 << 16];
   while (in.read(buffer, sizeof(buffer)) || in.gcount() > 0) {
     bytes.append(buffer, static_cast<size_t>(in.gcount()));
-    if (bytes.size() > max_bytes) throw Error(path.string(), "is larger than " + std::to_string(max_bytes) + " bytes");
+    if (bytes.size() > max_bytes)
+      throw Error(path.string(), "is larger than " + std::to_string(max_bytes) + " bytes");
   }
   if (in.bad()) throw Error(path.string(), "cannot be read");
   return bytes;
@@ -230,11 +247,13 @@ std::unique_ptr<Tokenizer> Tokenizer::from_folder(const std::string& folder) {
   if (!tokenizer) return nullptr;
   const std::string config = read_file(root / "tokenizer_config.json", kMaxFileBytes).value_or("");
   const std::string map = read_file(root / "special_tokens_map.json", kMaxFileBytes).value_or("");
-  const Sources sources{*tokenizer, config, map, read_file(root / "chat_template.jinja", kMaxTemplateBytes)};
+  const Sources sources{*tokenizer, config, map,
+                        read_file(root / "chat_template.jinja", kMaxTemplateBytes)};
   return load(sources, (root / "tokenizer.json").string(), (root / "").string());
 }
 
-std::unique_ptr<Tokenizer> Tokenizer::from_json(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
+std::unique_ptr<Tokenizer> Tokenizer::from_json(std::string_view tokenizer_json,
+                                                std::string_view tokenizer_config_json,
                                                 const std::string& name) {
   return load({tokenizer_json, tokenizer_config_json, "", std::nullopt}, name, name + ": ");
 }

@@ -17,22 +17,23 @@ utf8proc_category_t category(char32_t c) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(c));
 }
 
-// The tables behind Hugging Face's normal forms are of Unicode 9: what came later is left alone, as there.
+// The tables behind Hugging Face's normal forms are of Unicode 9: what came later is left alone, as
+// there.
 int combining_class(char32_t c) {
   if (is_mark_since_unicode9(c)) return 0;
   return utf8proc_get_property(static_cast<utf8proc_int32_t>(c))->combining_class;
 }
 
-// Characters that NFC leaves alone whatever stands around them, as far as a cheap test can tell: everything below the
-// first combining mark, and the unified ideographs.
+// Characters that NFC leaves alone whatever stands around them, as far as a cheap test can tell:
+// everything below the first combining mark, and the unified ideographs.
 bool is_nfc_inert(char32_t c) { return c < 0x300 || (c >= 0x4E00 && c <= 0x9FFF); }
 
 // Appends the normal form of text, which holds whole runs: nothing outside composes with its ends.
 void normalize_run(std::string_view text, NormalForm form, std::string& out) {
   const bool compat = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
   const bool compose = form == NormalForm::kNfc || form == NormalForm::kNfkc;
-  const auto options = static_cast<utf8proc_option_t>(
-      UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compat ? UTF8PROC_COMPAT : 0));
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
+                                                      (compat ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> buffer;
   buffer.reserve(text.size());
   utf8proc_int32_t parts[32];  // the longest decomposition has 18 code points
@@ -43,15 +44,16 @@ void normalize_run(std::string_view text, NormalForm form, std::string& out) {
       buffer.push_back(static_cast<utf8proc_int32_t>(c));
       continue;
     }
-    const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), parts, 32, options, &boundclass);
+    const auto n =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c), parts, 32, options, &boundclass);
     if (n < 0 || n > 32) {
       buffer.push_back(static_cast<utf8proc_int32_t>(c));
     } else {
       buffer.insert(buffer.end(), parts, parts + n);
     }
   }
-  // Canonical ordering: marks between two starters by combining class. A stable sort, because utf8proc's own ordering
-  // is quadratic in the number of marks.
+  // Canonical ordering: marks between two starters by combining class. A stable sort, because
+  // utf8proc's own ordering is quadratic in the number of marks.
   for (size_t i = 0; i < buffer.size();) {
     if (combining_class(static_cast<char32_t>(buffer[i])) == 0) {
       ++i;
@@ -59,18 +61,21 @@ void normalize_run(std::string_view text, NormalForm form, std::string& out) {
     }
     size_t end = i;
     while (end < buffer.size() && combining_class(static_cast<char32_t>(buffer[end])) != 0) ++end;
-    std::stable_sort(buffer.begin() + static_cast<ptrdiff_t>(i), buffer.begin() + static_cast<ptrdiff_t>(end),
+    std::stable_sort(buffer.begin() + static_cast<ptrdiff_t>(i),
+                     buffer.begin() + static_cast<ptrdiff_t>(end),
                      [](utf8proc_int32_t a, utf8proc_int32_t b) {
-                       return combining_class(static_cast<char32_t>(a)) < combining_class(static_cast<char32_t>(b));
+                       return combining_class(static_cast<char32_t>(a)) <
+                              combining_class(static_cast<char32_t>(b));
                      });
     i = end;
   }
   auto length = static_cast<utf8proc_ssize_t>(buffer.size());
   if (compose) {
-    length = utf8proc_normalize_utf32(buffer.data(), length,
-                                      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    length = utf8proc_normalize_utf32(
+        buffer.data(), length, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
   }
-  for (utf8proc_ssize_t i = 0; i < length; ++i) append_utf8(out, static_cast<char32_t>(buffer[static_cast<size_t>(i)]));
+  for (utf8proc_ssize_t i = 0; i < length; ++i)
+    append_utf8(out, static_cast<char32_t>(buffer[static_cast<size_t>(i)]));
 }
 
 }  // namespace
@@ -78,7 +83,8 @@ void normalize_run(std::string_view text, NormalForm form, std::string& out) {
 Utf8Unit next_utf8(std::string_view text) {
   const uint8_t lead = byte_at(text, 0);
   if (lead < 0x80) return {lead, 1, true, false};
-  // The second byte's range depends on the lead byte (no overlong forms, surrogates or values above U+10FFFF).
+  // The second byte's range depends on the lead byte (no overlong forms, surrogates or values above
+  // U+10FFFF).
   int need = 0;
   uint8_t low = 0x80, high = 0xBF;
   char32_t c = 0;
@@ -173,8 +179,8 @@ char32_t take_code_point(std::string_view text, size_t& pos) {
 
 bool is_whitespace(char32_t c) {
   if (c < 0x80) return c == ' ' || (c >= 9 && c <= 13);
-  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
-         c == 0x202F || c == 0x205F || c == 0x3000;
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
+         c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 bool is_numeric(char32_t c) {
@@ -189,19 +195,23 @@ bool is_punctuation(char32_t c) {
 }
 
 bool is_ascii_punctuation(char32_t c) {
-  return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+  return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) ||
+         (c >= 123 && c <= 126);
 }
 
 bool is_word(char32_t c) {
-  if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+  if (c < 0x80)
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
   const auto k = category(c);
   if (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_LO) return true;
-  if (is_combining_mark(c) || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL || k == UTF8PROC_CATEGORY_PC) {
+  if (is_combining_mark(c) || k == UTF8PROC_CATEGORY_ND || k == UTF8PROC_CATEGORY_NL ||
+      k == UTF8PROC_CATEGORY_PC) {
     return true;
   }
   // Other_Alphabetic symbols (circled and squared letters) and Join_Control.
-  return (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) || (c >= 0x1F150 && c <= 0x1F169) ||
-         (c >= 0x1F170 && c <= 0x1F189) || c == 0x200C || c == 0x200D;
+  return (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+         (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189) || c == 0x200C ||
+         c == 0x200D;
 }
 
 bool is_combining_mark(char32_t c) {
@@ -220,8 +230,8 @@ bool is_control(char32_t c) {
 std::string normalize(std::string_view text, NormalForm form) {
   std::string out;
   out.reserve(text.size());
-  // Only the runs that can change go through the tables; a run takes the character before it along, because a mark may
-  // compose with it.
+  // Only the runs that can change go through the tables; a run takes the character before it along,
+  // because a mark may compose with it.
   for (size_t pos = 0; pos < text.size();) {
     size_t last = pos, scan = pos;  // last: start of the last character seen
     while (scan < text.size()) {

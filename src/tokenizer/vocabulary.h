@@ -13,7 +13,8 @@ namespace nanovllm {
 
 class Vocabulary {
  public:
-  static constexpr int64_t kMaxId = (int64_t{1} << 24) - 1;  // a larger id is taken for a damaged file
+  static constexpr int64_t kMaxId =
+      (int64_t{1} << 24) - 1;  // a larger id is taken for a damaged file
 
   // A token given twice keeps its last id. id must be in 0 .. kMaxId.
   void add(std::string token, int32_t id);
@@ -21,7 +22,7 @@ class Vocabulary {
   const std::string* token(int32_t id) const;  // null if no token has the id
   size_t size() const { return ids_.size(); }
   int32_t end_id() const { return static_cast<int32_t>(tokens_.size()); }  // largest id + 1
-  size_t longest_token() const { return longest_; }                       // in bytes
+  size_t longest_token() const { return longest_; }                        // in bytes
 
  private:
   struct Hash {

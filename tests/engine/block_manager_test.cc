@@ -31,7 +31,9 @@ std::vector<int32_t> range(int first, int count) {
   return v;
 }
 
-void check(const BlockManager& manager, std::vector<Sequence*> holders) { manager.check_integrity(holders); }
+void check(const BlockManager& manager, std::vector<Sequence*> holders) {
+  manager.check_integrity(holders);
+}
 
 TEST(BlockManager, LiveSequencesShareFullBlocks) {
   BlockManager manager(8, 4, true);
@@ -112,7 +114,8 @@ TEST(BlockManager, SiblingsShareWithoutPrefixCaching) {
   a.seq.num_computed_tokens = 8;
   EXPECT_TRUE(manager.can_allocate(b.seq, &a.seq, 0));
   manager.allocate(b.seq, &a.seq);
-  EXPECT_EQ(b.seq.num_computed_tokens, 4);  // the last token has to be computed again for its logits
+  EXPECT_EQ(b.seq.num_computed_tokens,
+            4);  // the last token has to be computed again for its logits
   EXPECT_EQ(manager.num_used_blocks(), 3);
   check(manager, {&a.seq, &b.seq});
 }

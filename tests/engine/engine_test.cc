@@ -1,4 +1,5 @@
-// The engine through its public door: what it refuses, what it cancels, what it allocates, how text stops.
+// The engine through its public door: what it refuses, what it cancels, what it allocates, how text
+// stops.
 
 #include <gtest/gtest.h>
 
@@ -28,7 +29,9 @@ namespace nanovllm {
 namespace {
 
 EngineConfig config_for(const std::string& model) {
-  return {.model = NANO_VLLM_SOURCE_DIR "/tests/data/tiny/" + model, .kv_cache_memory_bytes = 4 << 20, .threads = 2};
+  return {.model = NANO_VLLM_SOURCE_DIR "/tests/data/tiny/" + model,
+          .kv_cache_memory_bytes = 4 << 20,
+          .threads = 2};
 }
 
 Prompt ids(std::vector<int32_t> token_ids) { return {.token_ids = std::move(token_ids)}; }
@@ -38,7 +41,11 @@ TEST(Engine, SteadyDecodeStepsAllocateNothing) {
     LLM llm(config_for(model));
     for (int i = 0; i < 5; ++i)
       llm.add_request(ids({1, 2, 3, static_cast<int32_t>(i)}),
-                      {.temperature = i % 2 ? 0.8 : 0.0, .top_k = i, .top_p = 0.9, .max_tokens = 200, .ignore_eos = true},
+                      {.temperature = i % 2 ? 0.8 : 0.0,
+                       .top_k = i,
+                       .top_p = 0.9,
+                       .max_tokens = 200,
+                       .ignore_eos = true},
                       [](const StreamEvent&) {});
     for (int i = 0; i < 20; ++i) llm.step();
     const bool has_tokenizer = llm.info().has_tokenizer;
@@ -89,8 +96,10 @@ TEST(Engine, FlagsThatDoNotFitTogetherAreNamed) {
     return std::string("accepted");
   };
   EXPECT_EQ(refused([](EngineConfig& c) { c.max_model_len = 100000; }), "--max-model-len");
-  EXPECT_EQ(refused([](EngineConfig& c) { c.kv_cache_memory_bytes = 1; }), "--kv-cache-memory-bytes");
-  EXPECT_EQ(refused([](EngineConfig& c) { c.kv_cache_memory_bytes = 4096, c.max_model_len = 512; }), "--max-model-len");
+  EXPECT_EQ(refused([](EngineConfig& c) { c.kv_cache_memory_bytes = 1; }),
+            "--kv-cache-memory-bytes");
+  EXPECT_EQ(refused([](EngineConfig& c) { c.kv_cache_memory_bytes = 4096, c.max_model_len = 512; }),
+            "--max-model-len");
   EXPECT_EQ(refused([](EngineConfig& c) { c.block_size = 0; }), "--block-size");
   EXPECT_EQ(refused([](EngineConfig& c) { c.device = "cuda"; }), "--device");
   EXPECT_EQ(refused([](EngineConfig& c) { c.dtype = "float8"; }), "--dtype");
@@ -100,7 +109,9 @@ TEST(Engine, FlagsThatDoNotFitTogetherAreNamed) {
 TEST(Engine, CancelAtAnyMomentIncludingFromACallback) {
   LLM llm(config_for("llama-gqa"));
   int aborts = 0, events = 0;
-  auto count = [&](const StreamEvent& e) { ++events, aborts += e.finish_reason == FinishReason::kAbort; };
+  auto count = [&](const StreamEvent& e) {
+    ++events, aborts += e.finish_reason == FinishReason::kAbort;
+  };
   const SamplingParams params{.max_tokens = 50, .ignore_eos = true};
   const uint64_t waiting = llm.add_request(ids({1, 2, 3}), params, count);
   llm.cancel(waiting);  // before its first step
@@ -113,14 +124,17 @@ TEST(Engine, CancelAtAnyMomentIncludingFromACallback) {
   EXPECT_EQ(aborts, 2);
   // Two of four sequences see their second token, then everything is over.
   uint64_t self = 0;
-  self = llm.add_request(ids({4, 5}), {.max_tokens = 50, .ignore_eos = true, .n = 4}, [&](const StreamEvent& e) {
-    count(e);
-    if (e.output->outputs[1].token_ids.size() == 2 && e.finish_reason == FinishReason::kNone) llm.cancel(self);
-  });
+  self = llm.add_request(
+      ids({4, 5}), {.max_tokens = 50, .ignore_eos = true, .n = 4}, [&](const StreamEvent& e) {
+        count(e);
+        if (e.output->outputs[1].token_ids.size() == 2 && e.finish_reason == FinishReason::kNone)
+          llm.cancel(self);
+      });
   // And a request that a callback adds runs like any other.
   int late = 0;
   llm.add_request(ids({7}), {.max_tokens = 1}, [&](const StreamEvent&) {
-    llm.add_request(ids({8}), {.max_tokens = 2, .ignore_eos = true}, [&](const StreamEvent& e) { late += e.request_finished; });
+    llm.add_request(ids({8}), {.max_tokens = 2, .ignore_eos = true},
+                    [&](const StreamEvent& e) { late += e.request_finished; });
   });
   while (llm.has_unfinished_requests()) {
     llm.step();
@@ -134,7 +148,8 @@ TEST(Engine, CancelAtAnyMomentIncludingFromACallback) {
 TEST(Engine, ACallbackThatThrowsEndsOnlyItsOwnRequest) {
   LLM llm(config_for("llama-gqa"));
   const SamplingParams params{.temperature = 0, .max_tokens = 8, .ignore_eos = true};
-  const auto reference = llm.generate(std::vector{ids({1, 2})}, {&params, 1})[0].outputs[0].token_ids;
+  const auto reference =
+      llm.generate(std::vector{ids({1, 2})}, {&params, 1})[0].outputs[0].token_ids;
   llm.add_request(ids({3}), params, [](const StreamEvent&) { throw std::runtime_error("mine"); });
   std::vector<int32_t> tokens;
   llm.add_request(ids({1, 2}), params, [&](const StreamEvent& e) { tokens.push_back(e.token_id); });
@@ -146,7 +161,8 @@ TEST(Engine, StreamedTextIsTheWholeText) {
   LLM llm(config_for("llama-chat"));
   std::string streamed;
   RequestOutput whole;
-  llm.add_request({.text = "Hello"}, {.seed = 5, .max_tokens = 100, .ignore_eos = true, .skip_special_tokens = false},
+  llm.add_request({.text = "Hello"},
+                  {.seed = 5, .max_tokens = 100, .ignore_eos = true, .skip_special_tokens = false},
                   [&](const StreamEvent& e) {
                     streamed += e.text;
                     if (e.request_finished) whole = *e.output;
@@ -193,8 +209,10 @@ TEST(Engine, SeveralEosIdsAndIgnoreEos) {
   SamplingParams p = free;
   p.stop_token_ids = {tokens[10], tokens[20]};
   const auto out = llm.generate({&prompt, 1}, {&p, 1})[0].outputs[0];
-  const size_t expected = std::min(std::find(tokens.begin(), tokens.end(), tokens[10]) - tokens.begin(),
-                                   std::find(tokens.begin(), tokens.end(), tokens[20]) - tokens.begin()) + 1;
+  const size_t expected =
+      std::min(std::find(tokens.begin(), tokens.end(), tokens[10]) - tokens.begin(),
+               std::find(tokens.begin(), tokens.end(), tokens[20]) - tokens.begin()) +
+      1;
   EXPECT_EQ(out.token_ids.size(), expected);
   EXPECT_EQ(out.stop_reason, std::to_string(out.token_ids.back()));
 }
@@ -206,7 +224,9 @@ TEST(Engine, PriorityGoesFirst) {
   std::vector<int> order;
   for (int priority : {2, 0, 1, 0})
     llm.add_request(ids({1}), {.max_tokens = 2, .ignore_eos = true},
-                    [&, priority](const StreamEvent& e) { if (e.request_finished) order.push_back(priority); },
+                    [&, priority](const StreamEvent& e) {
+                      if (e.request_finished) order.push_back(priority);
+                    },
                     {.priority = priority});
   while (llm.has_unfinished_requests()) llm.step();
   EXPECT_EQ(order, (std::vector<int>{0, 0, 1, 2}));
@@ -217,7 +237,8 @@ TEST(Engine, ALongPromptDoesNotFreezeARunningDecode) {
   config.max_num_batched_tokens = 16;
   LLM llm(config);
   int decoded = 0;
-  llm.add_request(ids({1}), {.max_tokens = 100, .ignore_eos = true}, [&](const StreamEvent&) { ++decoded; });
+  llm.add_request(ids({1}), {.max_tokens = 100, .ignore_eos = true},
+                  [&](const StreamEvent&) { ++decoded; });
   llm.step();
   llm.add_request(ids(std::vector<int32_t>(300, 5)), {.max_tokens = 1}, nullptr);
   for (int i = 0; i < 10; ++i) llm.step();

@@ -1,7 +1,8 @@
-// Batch invariance, bitwise: a request's tokens and logprobs are the same alone or in company, whatever the block size, the
-// token budget, the cache, the memory, the threads and the order, and whoever is cancelled meanwhile. The reference is each
-// request alone in a roomy engine; each trial then runs all of them under random conditions and compares bit for bit,
-// proving the scheduler's and the cache's invariants after every step.
+// Batch invariance, bitwise: a request's tokens and logprobs are the same alone or in company,
+// whatever the block size, the token budget, the cache, the memory, the threads and the order, and
+// whoever is cancelled meanwhile. The reference is each request alone in a roomy engine; each trial
+// then runs all of them under random conditions and compares bit for bit, proving the scheduler's
+// and the cache's invariants after every step.
 
 #include <gtest/gtest.h>
 
@@ -19,21 +20,27 @@ struct TestRequest {
   RequestOptions options;
 };
 
-std::string model_path(const std::string& name) { return std::string(NANO_VLLM_SOURCE_DIR "/tests/data/tiny/") + name; }
+std::string model_path(const std::string& name) {
+  return std::string(NANO_VLLM_SOURCE_DIR "/tests/data/tiny/") + name;
+}
 
 int64_t pick(std::mt19937& rng, int64_t low, int64_t high) {
   return std::uniform_int_distribution<int64_t>(low, high)(rng);
 }
 
-// Prompts of 1 to 120 tokens, many of them continuing a common beginning, with every sampling parameter in use somewhere.
-std::vector<TestRequest> make_requests(std::mt19937& rng, int64_t vocab_size, int count, bool has_tokenizer) {
+// Prompts of 1 to 120 tokens, many of them continuing a common beginning, with every sampling
+// parameter in use somewhere.
+std::vector<TestRequest> make_requests(std::mt19937& rng, int64_t vocab_size, int count,
+                                       bool has_tokenizer) {
   std::vector<int32_t> common;
   for (int i = 0; i < 80; ++i) common.push_back(static_cast<int32_t>(pick(rng, 0, vocab_size - 1)));
   std::vector<TestRequest> requests(count);
   for (TestRequest& r : requests) {
-    if (pick(rng, 0, 1)) r.prompt.token_ids.assign(common.begin(), common.begin() + pick(rng, 1, 80));
+    if (pick(rng, 0, 1))
+      r.prompt.token_ids.assign(common.begin(), common.begin() + pick(rng, 1, 80));
     const int64_t more = pick(rng, r.prompt.token_ids.empty() ? 1 : 0, 40);
-    for (int64_t i = 0; i < more; ++i) r.prompt.token_ids.push_back(static_cast<int32_t>(pick(rng, 0, vocab_size - 1)));
+    for (int64_t i = 0; i < more; ++i)
+      r.prompt.token_ids.push_back(static_cast<int32_t>(pick(rng, 0, vocab_size - 1)));
     SamplingParams& p = r.params;
     p.temperature = pick(rng, 0, 2) ? 0.5 + 0.1 * static_cast<double>(pick(rng, 0, 10)) : 0.0;
     p.seed = pick(rng, 0, 1000);
@@ -48,7 +55,8 @@ std::vector<TestRequest> make_requests(std::mt19937& rng, int64_t vocab_size, in
     if (pick(rng, 0, 3) == 0) p.presence_penalty = 0.5, p.frequency_penalty = -0.3;
     if (pick(rng, 0, 3) == 0) p.logit_bias = {{3, 2.0}, {5, -100.0}};
     if (pick(rng, 0, 3) == 0) p.min_tokens = std::min<int64_t>(p.max_tokens, 5);
-    if (pick(rng, 0, 2) == 0) p.stop_token_ids = {static_cast<int32_t>(pick(rng, 0, vocab_size - 1))};
+    if (pick(rng, 0, 2) == 0)
+      p.stop_token_ids = {static_cast<int32_t>(pick(rng, 0, vocab_size - 1))};
     if (has_tokenizer && pick(rng, 0, 2) == 0) p.stop = {"e", "the"};
     if (p.temperature > 0 && pick(rng, 0, 3) == 0) p.n = pick(rng, 2, 4);
     r.options.priority = static_cast<int>(pick(rng, 0, 2));
@@ -69,7 +77,8 @@ void expect_same(const PositionLogprobs& a, const PositionLogprobs& b) {
 void expect_same(const RequestOutput& a, const RequestOutput& b) {
   ASSERT_EQ(a.outputs.size(), b.outputs.size());
   ASSERT_EQ(a.prompt_logprobs.size(), b.prompt_logprobs.size());
-  for (size_t i = 0; i < a.prompt_logprobs.size(); ++i) expect_same(a.prompt_logprobs[i], b.prompt_logprobs[i]);
+  for (size_t i = 0; i < a.prompt_logprobs.size(); ++i)
+    expect_same(a.prompt_logprobs[i], b.prompt_logprobs[i]);
   for (size_t i = 0; i < a.outputs.size(); ++i) {
     const CompletionOutput &x = a.outputs[i], &y = b.outputs[i];
     ASSERT_EQ(x.token_ids, y.token_ids);
@@ -85,11 +94,13 @@ class InvarianceTest : public testing::TestWithParam<const char*> {};
 
 TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
   std::mt19937 rng(20240521);
-  EngineConfig config{.model = model_path(GetParam()), .kv_cache_memory_bytes = 16 << 20, .threads = 1};
+  EngineConfig config{
+      .model = model_path(GetParam()), .kv_cache_memory_bytes = 16 << 20, .threads = 1};
   LLM alone(config);
   const auto requests = make_requests(rng, alone.info().vocab_size, 24, alone.info().has_tokenizer);
   std::vector<RequestOutput> reference;
-  for (const TestRequest& r : requests) reference.push_back(alone.generate({&r.prompt, 1}, {&r.params, 1})[0]);
+  for (const TestRequest& r : requests)
+    reference.push_back(alone.generate({&r.prompt, 1}, {&r.params, 1})[0]);
 
   const int64_t bytes_per_token = alone.memory_plan().kv_bytes_per_token;
   int64_t preemptions = 0, cached = 0;
@@ -101,12 +112,16 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
     c.enable_prefix_caching = pick(rng, 0, 1);
     c.threads = pick(rng, 1, 2);
     // Sometimes memory for one request and a little more.
-    const int64_t blocks = pick(rng, 0, 1) ? (160 + c.block_size - 1) / c.block_size + pick(rng, 0, 3) : 4096 / c.block_size;
+    const int64_t blocks = pick(rng, 0, 1)
+                               ? (160 + c.block_size - 1) / c.block_size + pick(rng, 0, 3)
+                               : 4096 / c.block_size;
     c.kv_cache_memory_bytes = blocks * c.block_size * bytes_per_token;
     c.max_model_len = std::min<int64_t>(160, blocks * c.block_size);
-    SCOPED_TRACE(testing::Message() << GetParam() << " trial " << trial << ": block_size " << c.block_size << " budget "
-                                    << c.max_num_batched_tokens << " seqs " << c.max_num_seqs << " blocks " << blocks
-                                    << " caching " << c.enable_prefix_caching << " threads " << c.threads);
+    SCOPED_TRACE(testing::Message()
+                 << GetParam() << " trial " << trial << ": block_size " << c.block_size
+                 << " budget " << c.max_num_batched_tokens << " seqs " << c.max_num_seqs
+                 << " blocks " << blocks << " caching " << c.enable_prefix_caching << " threads "
+                 << c.threads);
     LLM llm(c);
     std::vector<size_t> order(requests.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -118,16 +133,19 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
     size_t next = 0;
     while (next < order.size() || llm.has_unfinished_requests()) {
       // Requests trickle in, and now and then one that is going to be cancelled.
-      for (int64_t arrivals = pick(rng, 0, 4); arrivals > 0 && next < order.size(); --arrivals, ++next) {
+      for (int64_t arrivals = pick(rng, 0, 4); arrivals > 0 && next < order.size();
+           --arrivals, ++next) {
         const size_t i = order[next];
-        ids[i] = llm.add_request(requests[i].prompt, requests[i].params,
-                                 [&, i](const StreamEvent& event) {
-                                   ASSERT_EQ(finished[i], 0);
-                                   if (event.request_finished) outputs[i] = *event.output, ++finished[i];
-                                 },
-                                 requests[i].options);
+        ids[i] = llm.add_request(
+            requests[i].prompt, requests[i].params,
+            [&, i](const StreamEvent& event) {
+              ASSERT_EQ(finished[i], 0);
+              if (event.request_finished) outputs[i] = *event.output, ++finished[i];
+            },
+            requests[i].options);
         if (pick(rng, 0, 2) == 0)
-          doomed.push_back(llm.add_request(requests[pick(rng, 0, 23)].prompt, requests[i].params, nullptr));
+          doomed.push_back(
+              llm.add_request(requests[pick(rng, 0, 23)].prompt, requests[i].params, nullptr));
       }
       if (!doomed.empty() && pick(rng, 0, 3) == 0) {
         llm.cancel(doomed.back());
@@ -152,7 +170,8 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
   EXPECT_GT(cached, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, InvarianceTest, testing::Values("llama-gqa", "qwen3", "mistral", "llama-chat"),
+INSTANTIATE_TEST_SUITE_P(Models, InvarianceTest,
+                         testing::Values("llama-gqa", "qwen3", "mistral", "llama-chat"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::erase(name, '-');

@@ -13,7 +13,8 @@ namespace nanovllm {
 namespace {
 
 struct Fixture {
-  explicit Fixture(SamplingParams params, std::vector<int32_t> prompt = {0}, std::vector<int32_t> output = {}) {
+  explicit Fixture(SamplingParams params, std::vector<int32_t> prompt = {0},
+                   std::vector<int32_t> output = {}) {
     request.params = std::move(params);
     request.seed = 1;
     seq.request = &request;
@@ -32,11 +33,15 @@ std::vector<float> random_logits(std::mt19937& rng, int n, bool with_ties) {
   return logits;
 }
 
-// The probabilities vLLM's order of steps gives: temperature, min_p, top_k, top_p; ties in top_p go to smaller ids.
+// The probabilities vLLM's order of steps gives: temperature, min_p, top_k, top_p; ties in top_p go
+// to smaller ids.
 std::map<int32_t, double> oracle(const std::vector<float>& logits, const SamplingParams& p) {
   std::vector<std::pair<double, int32_t>> order;
-  for (size_t i = 0; i < logits.size(); ++i) order.emplace_back(logits[i] / p.temperature, static_cast<int32_t>(i));
-  std::sort(order.begin(), order.end(), [](auto& a, auto& b) { return a.first != b.first ? a.first > b.first : a.second < b.second; });
+  for (size_t i = 0; i < logits.size(); ++i)
+    order.emplace_back(logits[i] / p.temperature, static_cast<int32_t>(i));
+  std::sort(order.begin(), order.end(), [](auto& a, auto& b) {
+    return a.first != b.first ? a.first > b.first : a.second < b.second;
+  });
   const double max = order[0].first;
   if (p.min_p > 0) std::erase_if(order, [&](auto& x) { return std::exp(x.first - max) < p.min_p; });
   if (p.top_k > 0 && p.top_k < static_cast<int64_t>(order.size())) {
@@ -73,10 +78,12 @@ TEST(Sampler, DrawsFromTheRightDistribution) {
       f.request.seed = i;
       ++counts[sampler.sample(f.seq, logits)];
     }
-    for (const auto& [id, count] : counts) ASSERT_TRUE(expected.count(id)) << "drew " << id << " in trial " << trial;
+    for (const auto& [id, count] : counts)
+      ASSERT_TRUE(expected.count(id)) << "drew " << id << " in trial " << trial;
     for (const auto& [id, probability] : expected) {
       const double sigma = std::sqrt(draws * probability * (1 - probability));
-      ASSERT_NEAR(counts[id], draws * probability, 5 * sigma + 1) << "token " << id << " in trial " << trial;
+      ASSERT_NEAR(counts[id], draws * probability, 5 * sigma + 1)
+          << "token " << id << " in trial " << trial;
     }
   }
 }
@@ -112,10 +119,10 @@ TEST(Sampler, PenaltiesFollowTheirFormulas) {
     return sampler.sample(Fixture(p, {2}, {1, 1}).seq, logits);
   };
   EXPECT_EQ(greedy({}), 1);
-  EXPECT_EQ(greedy({.presence_penalty = 0.2}), 2);      // 2.0 - 0.2 < 1.9, the prompt does not count
-  EXPECT_EQ(greedy({.frequency_penalty = 0.06}), 2);    // 2.0 - 2 * 0.06 < 1.9
-  EXPECT_EQ(greedy({.frequency_penalty = 0.04}), 1);    // 2.0 - 2 * 0.04 > 1.9
-  EXPECT_EQ(greedy({.repetition_penalty = 2.1}), 0);    // 2.0 / 2.1 and 1.9 / 2.1 < 1.0
+  EXPECT_EQ(greedy({.presence_penalty = 0.2}), 2);    // 2.0 - 0.2 < 1.9, the prompt does not count
+  EXPECT_EQ(greedy({.frequency_penalty = 0.06}), 2);  // 2.0 - 2 * 0.06 < 1.9
+  EXPECT_EQ(greedy({.frequency_penalty = 0.04}), 1);  // 2.0 - 2 * 0.04 > 1.9
+  EXPECT_EQ(greedy({.repetition_penalty = 2.1}), 0);  // 2.0 / 2.1 and 1.9 / 2.1 < 1.0
   EXPECT_EQ(greedy({.logit_bias = {{3, 10.0}}}), 3);
   EXPECT_EQ(greedy({}), 1);  // nothing is left behind
 }
@@ -132,7 +139,8 @@ TEST(Sampler, MinTokensMasksEveryStop) {
 TEST(Sampler, BrokenLogitsStillGiveAToken) {
   Sampler sampler(3, {});
   const float nan = std::nanf(""), inf = INFINITY;
-  for (const std::vector<float>& logits : {std::vector<float>{nan, nan, nan}, {-inf, -inf, -inf}, {inf, 1, nan}})
+  for (const std::vector<float>& logits :
+       {std::vector<float>{nan, nan, nan}, {-inf, -inf, -inf}, {inf, 1, nan}})
     for (double temperature : {0.0, 1.0})
       for (int64_t top_k : {0, 2}) {
         const int32_t token = sampler.sample(
@@ -151,11 +159,13 @@ TEST(Sampler, LogprobsAreLogSoftmax) {
     for (float x : logits) sum += std::exp(static_cast<double>(x));
     std::vector<int32_t> order(200);
     for (int i = 0; i < 200; ++i) order[i] = i;
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[a] > logits[b]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return logits[a] > logits[b]; });
     const auto result = sampler.logprobs(logits, 17, 20);
     ASSERT_EQ(result.size(), 21u);
     EXPECT_EQ(result[0].token_id, 17);
-    EXPECT_EQ(result[0].rank, 1 + std::count_if(logits.begin(), logits.end(), [&](float x) { return x > logits[17]; }));
+    EXPECT_EQ(result[0].rank, 1 + std::count_if(logits.begin(), logits.end(),
+                                                [&](float x) { return x > logits[17]; }));
     for (int i = 0; i < 20; ++i) {
       EXPECT_EQ(result[i + 1].token_id, order[i]);
       EXPECT_NEAR(result[i + 1].logprob, logits[order[i]] - std::log(sum), 1e-5);

@@ -1,5 +1,5 @@
-// Configurations: both generations mean the same, defaults are those of transformers' classes, and what the engine does not
-// do is refused by name.
+// Configurations: both generations mean the same, defaults are those of transformers' classes, and
+// what the engine does not do is refused by name.
 
 #include "model/model_config.h"
 
@@ -15,10 +15,17 @@ namespace {
 using Json = nlohmann::json;
 
 Json base(const std::string& type = "llama") {
-  return {{"model_type", type},        {"vocab_size", 100},         {"hidden_size", 48},
-          {"intermediate_size", 80},   {"num_hidden_layers", 4},    {"num_attention_heads", 6},
-          {"num_key_value_heads", 2},  {"head_dim", 8},             {"max_position_embeddings", 512},
-          {"rms_norm_eps", 1e-5},      {"tie_word_embeddings", true}};
+  return {{"model_type", type},
+          {"vocab_size", 100},
+          {"hidden_size", 48},
+          {"intermediate_size", 80},
+          {"num_hidden_layers", 4},
+          {"num_attention_heads", 6},
+          {"num_key_value_heads", 2},
+          {"head_dim", 8},
+          {"max_position_embeddings", 512},
+          {"rms_norm_eps", 1e-5},
+          {"tie_word_embeddings", true}};
 }
 
 ModelConfig parse(const Json& j) { return parse_hf_config(j.dump(), "config.json"); }
@@ -35,10 +42,14 @@ std::string error_of(const Json& j) {
 TEST(ModelConfig, BothGenerationsMeanTheSame) {
   Json older = base(), newer = base();
   older["rope_theta"] = 50000.0;
-  older["rope_scaling"] = {{"type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0},
+  older["rope_scaling"] = {{"type", "llama3"},
+                           {"factor", 8.0},
+                           {"low_freq_factor", 1.0},
+                           {"high_freq_factor", 4.0},
                            {"original_max_position_embeddings", 128}};
   older["torch_dtype"] = "bfloat16";
-  newer["rope_parameters"] = {{"rope_theta", 50000.0}, {"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0},
+  newer["rope_parameters"] = {{"rope_theta", 50000.0},   {"rope_type", "llama3"},
+                              {"factor", 8.0},           {"low_freq_factor", 1.0},
                               {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 128}};
   newer["dtype"] = "bfloat16";
   const RopeConfig a = parse(older).rope, b = parse(newer).rope;
@@ -50,7 +61,8 @@ TEST(ModelConfig, BothGenerationsMeanTheSame) {
   EXPECT_EQ(x, y);
   EXPECT_NE(x, plain);
   // Nested once a layer type, as long as they agree.
-  newer["rope_parameters"] = {{"full_attention", newer["rope_parameters"]}, {"sliding_attention", newer["rope_parameters"]}};
+  newer["rope_parameters"] = {{"full_attention", newer["rope_parameters"]},
+                              {"sliding_attention", newer["rope_parameters"]}};
   EXPECT_EQ(parse(newer).rope.scaling, RopeConfig::Scaling::kLlama3);
   newer["rope_parameters"]["full_attention"]["factor"] = 2.0;
   EXPECT_NE(error_of(newer).find("rope_parameters"), std::string::npos);
@@ -87,7 +99,8 @@ TEST(ModelConfig, EosMayBeOneOrSeveral) {
   EXPECT_EQ(parse(j).eos_token_ids, std::vector<int32_t>{5});
   j["eos_token_id"] = {5, 7};
   EXPECT_EQ(parse(j).eos_token_ids, (std::vector<int32_t>{5, 7}));
-  const auto g = parse_generation_config(R"({"eos_token_id": [1, 2], "temperature": 0.6, "top_k": 20})", "g");
+  const auto g =
+      parse_generation_config(R"({"eos_token_id": [1, 2], "temperature": 0.6, "top_k": 20})", "g");
   EXPECT_EQ(g.eos_token_ids, (std::vector<int32_t>{1, 2}));
   EXPECT_EQ(g.defaults.temperature, 0.6);
   EXPECT_EQ(g.defaults.top_k, 20);
@@ -115,21 +128,34 @@ TEST(ModelConfig, UnsupportedIsRefusedByName) {
     j[key] = value;
     const std::string message = error_of(j);
     EXPECT_EQ(message.find("config.json"), 0u) << message;
-    EXPECT_NE(message.find(key == std::string("rope_scaling") ? "longrope" : key), std::string::npos) << message;
+    EXPECT_NE(message.find(key == std::string("rope_scaling") ? "longrope" : key),
+              std::string::npos)
+        << message;
   }
 }
 
 TEST(ModelConfig, WrongValuesAreNamed) {
-  for (const auto& [key, value] : std::vector<std::pair<std::string, Json>>{
-           {"vocab_size", "100"}, {"vocab_size", 0}, {"hidden_size", -5}, {"num_hidden_layers", 1e9},
-           {"num_hidden_layers", 18446744073709551615u}, {"num_key_value_heads", 4}, {"head_dim", 7},
-           {"rms_norm_eps", 0}, {"rms_norm_eps", "x"}, {"tie_word_embeddings", 1}, {"rope_theta", -1.0},
-           {"eos_token_id", "x"}, {"layer_types", 3}, {"rope_scaling", "linear"}}) {
+  for (const auto& [key, value] :
+       std::vector<std::pair<std::string, Json>>{{"vocab_size", "100"},
+                                                 {"vocab_size", 0},
+                                                 {"hidden_size", -5},
+                                                 {"num_hidden_layers", 1e9},
+                                                 {"num_hidden_layers", 18446744073709551615u},
+                                                 {"num_key_value_heads", 4},
+                                                 {"head_dim", 7},
+                                                 {"rms_norm_eps", 0},
+                                                 {"rms_norm_eps", "x"},
+                                                 {"tie_word_embeddings", 1},
+                                                 {"rope_theta", -1.0},
+                                                 {"eos_token_id", "x"},
+                                                 {"layer_types", 3},
+                                                 {"rope_scaling", "linear"}}) {
     Json j = base();
     j[key] = value;
     EXPECT_NE(error_of(j).find(key), std::string::npos) << key << ": " << error_of(j);
   }
-  for (const char* key : {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "model_type"}) {
+  for (const char* key :
+       {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "model_type"}) {
     Json j = base();
     j.erase(key);
     EXPECT_NE(error_of(j).find(key), std::string::npos);

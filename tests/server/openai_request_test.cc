@@ -33,7 +33,8 @@ std::string refused(const std::string& member) {
 }
 
 std::string refused_chat(const std::string& member) {
-  return refused_field(Endpoint::kChatCompletions, R"({"messages": [{"role": "user", "content": "x"}], )" + member + "}");
+  return refused_field(Endpoint::kChatCompletions,
+                       R"({"messages": [{"role": "user", "content": "x"}], )" + member + "}");
 }
 
 TEST(CompletionRequest, DefaultsAreVllms) {
@@ -60,14 +61,18 @@ TEST(CompletionRequest, TheFourShapesOfPrompt) {
 }
 
 TEST(CompletionRequest, RefusesOtherPrompts) {
-  for (const char* prompt : {"5", "{}", "true", "[]", "[[]]", R"(["a", 5])", R"([5, "a"])", R"([["a"]])", "[-1]", "[1.5]",
-                             "[2147483648]", "[null]", "[[1], 2]", "null"})
-    EXPECT_EQ(refused_field(Endpoint::kCompletions, std::string(R"({"prompt": )") + prompt + "}"), "prompt") << prompt;
+  for (const char* prompt :
+       {"5", "{}", "true", "[]", "[[]]", R"(["a", 5])", R"([5, "a"])", R"([["a"]])", "[-1]",
+        "[1.5]", "[2147483648]", "[null]", "[[1], 2]", "null"})
+    EXPECT_EQ(refused_field(Endpoint::kCompletions, std::string(R"({"prompt": )") + prompt + "}"),
+              "prompt")
+        << prompt;
   EXPECT_EQ(refused_field(Endpoint::kCompletions, "{}"), "prompt");
 }
 
 TEST(CompletionRequest, EverySamplingParameterArrives) {
-  const ApiRequest r = completion(R"({"prompt": "x", "temperature": 0.5, "top_k": 7, "top_p": 0.9, "min_p": 0.1,
+  const ApiRequest r =
+      completion(R"({"prompt": "x", "temperature": 0.5, "top_k": 7, "top_p": 0.9, "min_p": 0.1,
       "repetition_penalty": 1.1, "presence_penalty": -0.5, "frequency_penalty": 0.25, "logit_bias": {"3": -100, "4": 1.5},
       "seed": 42, "max_tokens": 9, "min_tokens": 2, "stop": ["a", "b"], "stop_token_ids": [1, 2], "ignore_eos": true,
       "n": 3, "logprobs": 4, "prompt_logprobs": 5, "skip_special_tokens": false, "include_stop_str_in_output": true,
@@ -98,7 +103,8 @@ TEST(CompletionRequest, EverySamplingParameterArrives) {
 }
 
 TEST(CompletionRequest, RequestWinsOverModelWinsOverDefault) {
-  const GenerationDefaults defaults{.temperature = 0.2, .top_p = 0.8, .min_p = 0.05, .repetition_penalty = 1.2, .top_k = 40};
+  const GenerationDefaults defaults{
+      .temperature = 0.2, .top_p = 0.8, .min_p = 0.05, .repetition_penalty = 1.2, .top_k = 40};
   const SamplingParams left_out = completion(R"({"prompt": "x", "top_p": null})", defaults).params;
   EXPECT_EQ(left_out.temperature, 0.2);
   EXPECT_EQ(left_out.top_p, 0.8);
@@ -106,7 +112,10 @@ TEST(CompletionRequest, RequestWinsOverModelWinsOverDefault) {
   EXPECT_EQ(left_out.repetition_penalty, 1.2);
   EXPECT_EQ(left_out.top_k, 40);
   const SamplingParams stated =
-      completion(R"({"prompt": "x", "temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1})", defaults).params;
+      completion(
+          R"({"prompt": "x", "temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1})",
+          defaults)
+          .params;
   EXPECT_EQ(stated.temperature, 0);
   EXPECT_EQ(stated.top_p, 1);
   EXPECT_EQ(stated.top_k, 0);
@@ -115,9 +124,10 @@ TEST(CompletionRequest, RequestWinsOverModelWinsOverDefault) {
 }
 
 TEST(CompletionRequest, TypesAreChecked) {
-  for (const char* field : {"max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "n", "logprobs", "priority",
-                            "prompt_logprobs", "min_tokens", "presence_penalty", "echo", "ignore_eos", "stop_token_ids",
-                            "logit_bias", "stream", "return_token_ids"})
+  for (const char* field :
+       {"max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "n", "logprobs", "priority",
+        "prompt_logprobs", "min_tokens", "presence_penalty", "echo", "ignore_eos", "stop_token_ids",
+        "logit_bias", "stream", "return_token_ids"})
     EXPECT_EQ(refused(std::string("\"") + field + "\": \"5\""), field) << field;
   EXPECT_EQ(refused(R"("max_tokens": 1.5)"), "max_tokens");
   EXPECT_EQ(refused(R"("max_tokens": true)"), "max_tokens");
@@ -133,12 +143,26 @@ TEST(CompletionRequest, TypesAreChecked) {
 }
 
 TEST(CompletionRequest, RangesAreChecked) {
-  for (const auto& [field, value] : std::vector<std::pair<std::string, std::string>>{
-           {"max_tokens", "-1"}, {"temperature", "-0.1"}, {"top_p", "0"}, {"top_p", "1.1"}, {"top_k", "-2"}, {"min_p", "2"},
-           {"repetition_penalty", "0"}, {"presence_penalty", "2.5"}, {"frequency_penalty", "-3"}, {"n", "0"},
-           {"min_tokens", "-1"}, {"min_tokens", "17"}, {"logprobs", "-1"}, {"logprobs", "1000000"}, {"stop", "\"\""},
-           {"stop_token_ids", "[-1]"}, {"logit_bias", "{\"1\": 101}"}, {"seed", "9223372036854775808"},
-           {"max_tokens", "1e30"}})
+  for (const auto& [field, value] :
+       std::vector<std::pair<std::string, std::string>>{{"max_tokens", "-1"},
+                                                        {"temperature", "-0.1"},
+                                                        {"top_p", "0"},
+                                                        {"top_p", "1.1"},
+                                                        {"top_k", "-2"},
+                                                        {"min_p", "2"},
+                                                        {"repetition_penalty", "0"},
+                                                        {"presence_penalty", "2.5"},
+                                                        {"frequency_penalty", "-3"},
+                                                        {"n", "0"},
+                                                        {"min_tokens", "-1"},
+                                                        {"min_tokens", "17"},
+                                                        {"logprobs", "-1"},
+                                                        {"logprobs", "1000000"},
+                                                        {"stop", "\"\""},
+                                                        {"stop_token_ids", "[-1]"},
+                                                        {"logit_bias", "{\"1\": 101}"},
+                                                        {"seed", "9223372036854775808"},
+                                                        {"max_tokens", "1e30"}})
     EXPECT_EQ(refused("\"" + field + "\": " + value), field) << value;
 }
 
@@ -150,13 +174,16 @@ TEST(CompletionRequest, WhatTheEngineLacksIsRefusedByName) {
   EXPECT_EQ(refused(R"("guided_json": {})"), "guided_json");
   EXPECT_EQ(refused(R"("response_format": {"type": "json_object"})"), "response_format");
   EXPECT_EQ(refused(R"("logits_processors": ["x"])"), "logits_processors");
-  EXPECT_EQ(refused(R"("suffix": null, "use_beam_search": false, "length_penalty": 1.0, "response_format": {"type": "text"})"),
-            "(accepted)");
+  EXPECT_EQ(
+      refused(
+          R"("suffix": null, "use_beam_search": false, "length_penalty": 1.0, "response_format": {"type": "text"})"),
+      "(accepted)");
   EXPECT_EQ(refused(R"("user": "u", "something_new": {"a": [1]})"), "(accepted)");
 }
 
 TEST(CompletionRequest, EchoWithLogprobsScoresThePrompt) {
-  const ApiRequest r = completion(R"({"prompt": [1, 2], "echo": true, "logprobs": 3, "max_tokens": 0})");
+  const ApiRequest r =
+      completion(R"({"prompt": [1, 2], "echo": true, "logprobs": 3, "max_tokens": 0})");
   EXPECT_EQ(r.params.prompt_logprobs, 3);
   EXPECT_EQ(r.params.max_tokens, 0);
   EXPECT_FALSE(r.return_prompt_logprobs);
@@ -164,7 +191,8 @@ TEST(CompletionRequest, EchoWithLogprobsScoresThePrompt) {
 }
 
 TEST(ChatRequest, DefaultsAndTemplateVariables) {
-  const ApiRequest r = chat(R"({"messages": [{"role": "user", "content": "hi"}], "tools": [{"z": 1, "a": 2}],
+  const ApiRequest r =
+      chat(R"({"messages": [{"role": "user", "content": "hi"}], "tools": [{"z": 1, "a": 2}],
       "chat_template_kwargs": {"enable_thinking": false}, "max_tokens": 5, "max_completion_tokens": 6})");
   EXPECT_EQ(r.params.max_tokens, 6);
   EXPECT_EQ(dump(r.template_options), R"({"enable_thinking":false,"tools":[{"z":1,"a":2}]})");
@@ -190,32 +218,42 @@ TEST(ChatRequest, RefusesByName) {
   EXPECT_EQ(refused_chat(R"("audio": {})"), "audio");
   EXPECT_EQ(refused_chat(R"("modalities": ["text", "audio"])"), "modalities");
   EXPECT_EQ(refused_chat(R"("response_format": {"type": "json_schema"})"), "response_format");
-  EXPECT_EQ(refused_chat(R"("continue_final_message": true, "add_generation_prompt": true)"), "continue_final_message");
+  EXPECT_EQ(refused_chat(R"("continue_final_message": true, "add_generation_prompt": true)"),
+            "continue_final_message");
   for (const char* messages :
        {"[]", "{}", "\"hi\"", "[1]", "[{}]", R"([{"role": "user", "content": 5}])",
         R"([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])",
         R"([{"role": "user", "content": [{"type": "text"}]}])",
         R"([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}])"})
-    EXPECT_EQ(refused_field(Endpoint::kChatCompletions, std::string(R"({"messages": )") + messages + "}"), "messages") << messages;
+    EXPECT_EQ(
+        refused_field(Endpoint::kChatCompletions, std::string(R"({"messages": )") + messages + "}"),
+        "messages")
+        << messages;
 }
 
 TEST(ChatRequest, MembersOfMessagesAreTyped) {
-  EXPECT_EQ(refused_field(Endpoint::kChatCompletions, R"({"messages": [{"role": 1, "content": "x"}]})"), "role");
-  EXPECT_EQ(refused_field(Endpoint::kChatCompletions, R"({"messages": [{"role": "assistant", "tool_calls": {}}]})"), "tool_calls");
+  EXPECT_EQ(
+      refused_field(Endpoint::kChatCompletions, R"({"messages": [{"role": 1, "content": "x"}]})"),
+      "role");
+  EXPECT_EQ(refused_field(Endpoint::kChatCompletions,
+                          R"({"messages": [{"role": "assistant", "tool_calls": {}}]})"),
+            "tool_calls");
 }
 
 TEST(Messages, AreNormalized) {
-  const Json in = parse_body(R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+  const Json in = parse_body(
+      R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
       {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{\"z\": 1, \"a\": 2}"}}]},
       {"role": "tool", "content": "r", "name": "f"}])");
-  EXPECT_EQ(dump(normalize_messages(in)),
-            R"([{"role":"user","content":"a\nb"},{"role":"assistant","content":"","tool_calls":[{"id":"1","function":)"
-            R"({"name":"f","arguments":{"z":1,"a":2}}}]},{"role":"tool","content":"r","name":"f"}])");
+  EXPECT_EQ(
+      dump(normalize_messages(in)),
+      R"([{"role":"user","content":"a\nb"},{"role":"assistant","content":"","tool_calls":[{"id":"1","function":)"
+      R"({"name":"f","arguments":{"z":1,"a":2}}}]},{"role":"tool","content":"r","name":"f"}])");
 }
 
 TEST(Body, IsStrictJson) {
-  for (const char* body : {"", "{", "nul", "[1,]", "{\"a\": NaN}", "{\"a\": Infinity}", "{\"a\": 1e999}", "{'a': 1}", "{} {}",
-                           "\"\xff\""})
+  for (const char* body : {"", "{", "nul", "[1,]", "{\"a\": NaN}", "{\"a\": Infinity}",
+                           "{\"a\": 1e999}", "{'a': 1}", "{} {}", "\"\xff\""})
     EXPECT_THROW(parse_body(body), InvalidArgument) << body;
   EXPECT_EQ(refused_field(Endpoint::kCompletions, "[1]"), "body");
 }
@@ -225,7 +263,8 @@ TEST(Body, DepthSizeAndMembersAreCapped) {
   EXPECT_NO_THROW(parse_body(nested(100)));
   EXPECT_THROW(parse_body(nested(101)), InvalidArgument);
   EXPECT_THROW(parse_body(nested(1'000'000)), InvalidArgument);
-  EXPECT_NO_THROW(parse_body("[\"" + std::string(1000, '[') + "\"]"));  // brackets of a string do not count
+  EXPECT_NO_THROW(
+      parse_body("[\"" + std::string(1000, '[') + "\"]"));  // brackets of a string do not count
   EXPECT_THROW(parse_body("[1, 2, 3]", 8), InvalidArgument);
   std::string members;
   for (int i = 0; i <= 10'000; ++i) members += (i ? ",\"k" : "\"k") + std::to_string(i) + "\":1";

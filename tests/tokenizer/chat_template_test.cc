@@ -1,4 +1,5 @@
-// The template language. The expected strings are jinja2's; tests/python/test_chat_template.py compares with it directly.
+// The template language. The expected strings are jinja2's; tests/python/test_chat_template.py
+// compares with it directly.
 #include "tokenizer/chat_template.h"
 
 #include <gtest/gtest.h>
@@ -31,8 +32,9 @@ TEST(ChatTemplate, WhitespaceControl) {
 }
 
 TEST(ChatTemplate, PythonArithmetic) {
-  EXPECT_EQ(render("{{ -7 // 2 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 2 ** 10 }} {{ 1e16 }} {{ 0.1 + 0.2 }}"),
-            "-4 2 3.5 1024 1e+16 0.30000000000000004");
+  EXPECT_EQ(
+      render("{{ -7 // 2 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 2 ** 10 }} {{ 1e16 }} {{ 0.1 + 0.2 }}"),
+      "-4 2 3.5 1024 1e+16 0.30000000000000004");
   EXPECT_EQ(render("{{ [1, 'a', none, true, 1.0, (2,), {'k': 'it\\'s'}] }}"),
             "[1, 'a', None, True, 1.0, (2,), {'k': \"it's\"}]");
 }
@@ -43,20 +45,30 @@ TEST(ChatTemplate, Undefined) {
 }
 
 TEST(ChatTemplate, ScopesAndLoops) {
-  EXPECT_EQ(render("{% set x = 1 %}{% for i in [2, 3] %}{{ x }}{% set x = i %}{{ x }} {% endfor %}{{ x }}"), "12 13 1");
-  EXPECT_EQ(render("{% for i in range(5) if i % 2 %}{{ loop.index }}:{{ i }}{% if not loop.last %},{% endif %}{% endfor %}"),
+  EXPECT_EQ(
+      render(
+          "{% set x = 1 %}{% for i in [2, 3] %}{{ x }}{% set x = i %}{{ x }} {% endfor %}{{ x }}"),
+      "12 13 1");
+  EXPECT_EQ(render("{% for i in range(5) if i % 2 %}{{ loop.index }}:{{ i }}{% if not loop.last "
+                   "%},{% endif %}{% endfor %}"),
             "1:1,2:3");
   EXPECT_EQ(render("{% for x in [1] %}{% break %}{% else %}E{% endfor %}"), "E");
-  EXPECT_EQ(render("{% for x in [[1, [2]]] recursive %}({{ loop(x) if x is iterable else x }}){% endfor %}"), "((1)((2)))");
+  EXPECT_EQ(
+      render(
+          "{% for x in [[1, [2]]] recursive %}({{ loop(x) if x is iterable else x }}){% endfor %}"),
+      "((1)((2)))");
 }
 
 TEST(ChatTemplate, Macros) {
-  EXPECT_EQ(render("{% macro m(a, b=a) %}{{ a }}{{ b }}{{ caller() }}{% endmacro %}{% call m(1) %}c{% endcall %}"), "11c");
+  EXPECT_EQ(render("{% macro m(a, b=a) %}{{ a }}{{ b }}{{ caller() }}{% endmacro %}{% call m(1) "
+                   "%}c{% endcall %}"),
+            "11c");
 }
 
 TEST(ChatTemplate, ToJson) {
-  EXPECT_EQ(render("{{ x | tojson }}", R"({"x": {"b": "é<\n", "a": [1.0, null, 18446744073709551615]}})"),
-            R"({"b": "é<\n", "a": [1.0, null, 18446744073709551615]})");
+  EXPECT_EQ(
+      render("{{ x | tojson }}", R"({"x": {"b": "é<\n", "a": [1.0, null, 18446744073709551615]}})"),
+      R"({"b": "é<\n", "a": [1.0, null, 18446744073709551615]})");
 }
 
 TEST(ChatTemplate, Failures) {
@@ -67,13 +79,18 @@ TEST(ChatTemplate, Failures) {
 }
 
 TEST(ChatTemplate, HostileTemplatesEnd) {
-  EXPECT_NE(failure("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}").find("too many steps"),
+  EXPECT_NE(
+      failure("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
+          .find("too many steps"),
+      std::string::npos);
+  EXPECT_NE(failure("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").find("too deeply"),
             std::string::npos);
-  EXPECT_NE(failure("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").find("too deeply"), std::string::npos);
   EXPECT_NE(failure("{{ 'a' * 10 ** 12 }}").find("too large"), std::string::npos);
   EXPECT_NE(failure("{{ " + std::string(100000, '(')), "no error");
   EXPECT_NE(failure("{{ " + std::string(100000, '-') + "1 }}"), "no error");
-  EXPECT_NE(failure("{% set ns = namespace(x=0) %}{% for i in range(9999) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"), "no error");
+  EXPECT_NE(failure("{% set ns = namespace(x=0) %}{% for i in range(9999) %}{% set ns.x = [ns.x, "
+                    "ns.x] %}{% endfor %}"),
+            "no error");
 }
 
 }  // namespace

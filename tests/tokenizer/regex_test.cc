@@ -32,15 +32,18 @@ TEST(Regex, SpeaksOnigurumasDialect) {
   EXPECT_EQ(matches("[a-z&&[^aeiou]]+", "abcde"), (Strings{"bcd"}));
   EXPECT_EQ(matches("[^a-z&&[^aeiou]]+", "abce1"), (Strings{"a", "e1"}));
   EXPECT_EQ(matches("[a[0-9]]+", "b1a2b"), Strings{"1a2"});
-  EXPECT_EQ(matches("(?i:'s)", "'\u017F"), Strings{"'\u017F"});     // long s folds to s
-  EXPECT_EQ(matches("\\s+$", "a  \nb"), Strings{"  "});             // $ ends a line
+  EXPECT_EQ(matches("(?i:'s)", "'\u017F"), Strings{"'\u017F"});  // long s folds to s
+  EXPECT_EQ(matches("\\s+$", "a  \nb"), Strings{"  "});          // $ ends a line
   EXPECT_EQ(matches("(?m:.)", "\n"), Strings{"\n"});
-  EXPECT_EQ(matches("\\p{Han}", "\u4E00\u30FC"), Strings{"\u4E00"});  // the script, without its extensions
-  EXPECT_EQ(matches("\\p{L}+", "\U00031350x"), Strings{"\U00031350x"});  // newer than PCRE2's tables
+  EXPECT_EQ(matches("\\p{Han}", "\u4E00\u30FC"),
+            Strings{"\u4E00"});  // the script, without its extensions
+  EXPECT_EQ(matches("\\p{L}+", "\U00031350x"),
+            Strings{"\U00031350x"});  // newer than PCRE2's tables
 }
 
 TEST(Regex, RefusesByName) {
-  for (const char* pattern : {"(", "[", "a\\", "(?~a)", "\\p{Nonsense}", "[z-a]", "\\y", "(?<a", "\\p{"}) {
+  for (const char* pattern :
+       {"(", "[", "a\\", "(?~a)", "\\p{Nonsense}", "[z-a]", "\\y", "(?<a", "\\p{"}) {
     EXPECT_THROW(Regex(pattern, "test"), Error) << pattern;
   }
 }

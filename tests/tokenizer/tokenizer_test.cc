@@ -1,13 +1,13 @@
-// The committed tokenizers against what Hugging Face's `tokenizers` gave (tools/make_tokenizer_fixtures.py).
+// The committed tokenizers against what Hugging Face's `tokenizers` gave
+// (tools/make_tokenizer_fixtures.py).
 #include "tokenizer/tokenizer.h"
 
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <iterator>
-#include <random>
-
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "nanovllm/error.h"
 #include "tokenizer/unicode.h"
@@ -28,7 +28,8 @@ std::unique_ptr<Tokenizer> make(const json& tokenizer, const std::string& config
 
 std::string from_hex(const std::string& hex) {
   std::string bytes;
-  for (size_t i = 0; i + 1 < hex.size(); i += 2) bytes.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+  for (size_t i = 0; i + 1 < hex.size(); i += 2)
+    bytes.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
   return bytes;
 }
 
@@ -49,7 +50,8 @@ TEST_P(Fixture, GivesHuggingFacesIdsAndText) {
   const json fixture = load_fixture(GetParam());
   const auto tokenizer = make(fixture["tokenizer"]);
   for (const auto& c : fixture["cases"]) {
-    EXPECT_EQ(tokenizer->encode(from_hex(c["hex"]), true), c["ids"].get<std::vector<int32_t>>()) << c["hex"];
+    EXPECT_EQ(tokenizer->encode(from_hex(c["hex"]), true), c["ids"].get<std::vector<int32_t>>())
+        << c["hex"];
   }
   for (const char* list : {"cases", "decode"}) {
     for (const auto& c : fixture[list]) {
@@ -70,16 +72,19 @@ TEST_P(Fixture, StreamsAnyIdsToTheWholeDecode) {
     std::vector<int32_t> ids(rng() % 30);
     // Low ids are where the byte tokens live.
     for (auto& id : ids) id = static_cast<int32_t>(rng() % (rng() % 2 == 0 ? 270u : 700u));
-    for (const bool skip : {false, true}) ASSERT_EQ(streamed(*tokenizer, ids, skip), tokenizer->decode(ids, skip));
+    for (const bool skip : {false, true})
+      ASSERT_EQ(streamed(*tokenizer, ids, skip), tokenizer->decode(ids, skip));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Fixture, testing::Values("gpt2", "qwen2", "smollm", "llama2", "gemma"));
+INSTANTIATE_TEST_SUITE_P(Families, Fixture,
+                         testing::Values("gpt2", "qwen2", "smollm", "llama2", "gemma"));
 
 TEST(Tokenizer, AFinishedCharacterIsNotHeldBack) {
   const json fixture = load_fixture("gpt2");
   const auto tokenizer = make(fixture["tokenizer"]);
-  const auto ids = tokenizer->encode("\U0001F600x", false);  // a few tokens for the emoji's four bytes, and a letter
+  const auto ids = tokenizer->encode(
+      "\U0001F600x", false);  // a few tokens for the emoji's four bytes, and a letter
   const size_t last = ids.size() - 1;
   ASSERT_GE(last, 2u);
   IncrementalDetokenizer stream(*tokenizer, false);
@@ -90,7 +95,8 @@ TEST(Tokenizer, AFinishedCharacterIsNotHeldBack) {
 }
 
 TEST(Tokenizer, LongPiecesMergeLikeShortOnes) {
-  // The scan of short pieces and the heap of long ones must agree: one word of every length around the border.
+  // The scan of short pieces and the heap of long ones must agree: one word of every length around
+  // the border.
   const json fixture = load_fixture("gpt2");
   const auto tokenizer = make(fixture["tokenizer"]);
   const std::string word = "thereturninselfthestationerandthinging";
@@ -120,7 +126,8 @@ TEST(Tokenizer, TenMillionBytesInOnePieceFinish) {
 
 TEST(Tokenizer, TakesTheSpecialTokensAndTheTemplateFromTheConfig) {
   const json fixture = load_fixture("gpt2");
-  const auto tokenizer = make(fixture["tokenizer"], R"({"eos_token": {"content": "<|im_end|>"}, "bos_token": "<|im_start|>",
+  const auto tokenizer = make(
+      fixture["tokenizer"], R"({"eos_token": {"content": "<|im_end|>"}, "bos_token": "<|im_start|>",
     "chat_template": [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]})");
   EXPECT_EQ(tokenizer->eos_token_id(), tokenizer->token_to_id("<|im_end|>"));
   EXPECT_EQ(tokenizer->bos_token_id(), tokenizer->token_to_id("<|im_start|>"));

@@ -1,14 +1,16 @@
-// The tokenizer for scripts: tokenize_lines TOKENIZER.json|FOLDER|MODEL.gguf, one JSON request a line on stdin, one answer a
-// line on stdout.
-//   {"hex": "68690a", "special": true}     -> {"ids": [...]}            bytes in hex, since they need not be UTF-8
+// The tokenizer for scripts: tokenize_lines TOKENIZER.json|FOLDER|MODEL.gguf, one JSON request a
+// line on stdin, one answer a line on stdout.
+//   {"hex": "68690a", "special": true}     -> {"ids": [...]}            bytes in hex, since they
+//   need not be UTF-8
 //   {"ids": [1, 2], "skip": false}         -> {"text": "...", "stream": ["...", ...]}
-//   {"file": "path"}                       -> {"tokens": n, "seconds": s}  times one encode of a whole file
-//   {"vocab": true}                        -> {"size": n, "tokens": [...], "special": [...], "bos": id, "eos": id}
+//   {"file": "path"}                       -> {"tokens": n, "seconds": s}  times one encode of a
+//   whole file
+//   {"vocab": true}                        -> {"size": n, "tokens": [...], "special": [...], "bos":
+//   id, "eos": id}
 #include <chrono>
 #include <fstream>
 #include <iostream>
 #include <iterator>
-
 #include <nlohmann/json.hpp>
 
 #include "formats/gguf.h"
@@ -26,7 +28,8 @@ std::string read_all(const std::string& path) {
 
 std::string from_hex(const std::string& hex) {
   std::string bytes;
-  for (size_t i = 0; i + 1 < hex.size(); i += 2) bytes.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+  for (size_t i = 0; i + 1 < hex.size(); i += 2)
+    bytes.push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
   return bytes;
 }
 
@@ -59,8 +62,11 @@ json answer(const nanovllm::Tokenizer& tokenizer, const json& request) {
     tokens.push_back(tokenizer.id_to_token(id));
     special.push_back(tokenizer.is_special(id));
   }
-  return {{"size", tokenizer.vocab_size()}, {"tokens", tokens}, {"special", special},
-          {"bos", tokenizer.bos_token_id().value_or(-1)}, {"eos", tokenizer.eos_token_id().value_or(-1)}};
+  return {{"size", tokenizer.vocab_size()},
+          {"tokens", tokens},
+          {"special", special},
+          {"bos", tokenizer.bos_token_id().value_or(-1)},
+          {"eos", tokenizer.eos_token_id().value_or(-1)}};
 }
 
 }  // namespace
