@@ -9,8 +9,9 @@ namespace nanovllm {
 struct EngineConfig {
   std::string model = "smollm2-135m-instruct";  // folder, .gguf file or short name (resolved before
                                                 // the engine sees it)
-  int64_t max_model_len = 0;  // tokens, prompt plus output; 0: the model's own limit, at most 4096
-  int64_t max_num_seqs = 64;  // sequences that run at once
+  int64_t max_model_len =
+      0;  // tokens, prompt plus output; 0: the model's own limit, or what the KV cache holds
+  int64_t max_num_seqs = 64;             // sequences that run at once
   int64_t max_num_batched_tokens = 512;  // token budget of one step
   int64_t block_size = 16;               // tokens a KV block holds
   int64_t kv_cache_memory_bytes = 0;     // 0: just what max_num_seqs can use, at most 1 GiB

@@ -46,10 +46,10 @@ void add_model_flags(Flags& flags, EngineConfig* config, bool* given) {
 
 void add_engine_flags(Flags& flags, EngineConfig* config) {
   flags.heading("Engine");
-  flags.integer(
-      "--max-model-len",
-      "tokens of prompt and answer together; 0: the model's limit, at most 4096 (default: 0)",
-      &config->max_model_len, 0);
+  flags.integer("--max-model-len",
+                "tokens of prompt and answer together; 0: the model's limit, or what the KV cache "
+                "holds (default: 0)",
+                &config->max_model_len, 0);
   flags.integer("--max-num-seqs", "sequences that run at once (default: 64)", &config->max_num_seqs,
                 1);
   flags.integer("--max-num-batched-tokens", "token budget of one step (default: 512)",
