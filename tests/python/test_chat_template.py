@@ -203,10 +203,10 @@ def template_folder():
 
 
 def download(archive):
-    """With pip, which knows this machine's index; it also builds the package's metadata, in an environment of its own."""
+    """With pip, which knows this machine's index; it also asks scikit-build-core, the package's build system, for its metadata."""
     folder = archive.parent / "download"
     requirement = SDIST.replace("-", "==").replace("_", "-")
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", folder, requirement],
+    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "-d", folder, requirement],
                    check=True, timeout=900)
     (folder / archive.name).rename(archive)
 
