@@ -43,6 +43,24 @@ Value sequence_index(Interpreter&, const Value& self, Args& args) {
   throw Failure(repr(*bound[0]) + " is not in " + type_name(self));
 }
 
+// A range takes one argument and is walked, since it has no list of items.
+Value range_count(Interpreter&, const Value& self, Args& args) {
+  const auto bound = args.bind("count", {"value"}, 1);
+  int64_t n = 0;
+  Iterator items(self);
+  for (Value item; items.next(item);) n += equal(item, *bound[0]);
+  return Value::integer(n);
+}
+
+Value range_index(Interpreter&, const Value& self, Args& args) {
+  const auto bound = args.bind("index", {"value"}, 1);
+  Iterator items(self);
+  int64_t i = 0;
+  for (Value item; items.next(item); ++i)
+    if (equal(item, *bound[0])) return Value::integer(i);
+  throw Failure(repr(*bound[0]) + " is not in range");
+}
+
 Value same(Interpreter&, const Value& self, Args& args) {
   args.bind("copy", {}, 0);
   return self;  // values never change, so a copy is the thing itself
@@ -80,6 +98,10 @@ NativeFunction find_method(const Value& self, std::string_view name, bool& unsaf
     case Kind::kTuple:
       if (name == "count") return sequence_count;
       if (name == "index") return sequence_index;
+      return nullptr;
+    case Kind::kRange:
+      if (name == "count") return range_count;
+      if (name == "index") return range_index;
       return nullptr;
     default:
       return nullptr;
