@@ -62,7 +62,9 @@ class TurnReader {
 class Chat {
  public:
   Chat(LLM& llm, const ChatOptions& options)
-      : llm_(llm), options_(options), params_(options.sampling.resolve(llm.generation_defaults())) {
+      : llm_(llm),
+        options_(options),
+        params_(options.sampling.resolve(dialog_defaults(options.config.model, llm))) {
     reset(options.system);
   }
 

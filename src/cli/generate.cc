@@ -139,7 +139,8 @@ int run_generate(GenerateOptions& options) {
   LLM llm = load_model(options.config, options.quiet);
   if (!llm.info().has_tokenizer)
     throw Error(options.config.model, "has no tokenizer; run token ids through run-batch");
-  const SamplingParams params = options.sampling.resolve(llm.generation_defaults());
+  const SamplingParams params =
+      options.sampling.resolve(dialog_defaults(options.config.model, llm));
 
   Interrupt interrupt;
   const size_t n = static_cast<size_t>(params.n);

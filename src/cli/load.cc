@@ -38,6 +38,14 @@ std::string locate_model(const std::string& name) {
   return path;
 }
 
+GenerationDefaults dialog_defaults(const std::string& model_name, const LLM& llm) {
+  GenerationDefaults defaults = llm.generation_defaults();
+  const GenerationDefaults listed = recommended_sampling(model_name);
+  if (!defaults.temperature) defaults.temperature = listed.temperature;
+  if (!defaults.repetition_penalty) defaults.repetition_penalty = listed.repetition_penalty;
+  return defaults;
+}
+
 std::string format_bytes(int64_t bytes) {
   const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
   double value = static_cast<double>(bytes);

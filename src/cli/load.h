@@ -15,6 +15,9 @@ LLM load_model(EngineConfig config, bool quiet);
 // The path of a model; fetches a short name that is not on this machine yet, with a progress bar.
 std::string locate_model(const std::string& name);
 
+// Sampling defaults of `generate` and `chat`: the model's own, then those of the built-in list.
+GenerationDefaults dialog_defaults(const std::string& model_name, const LLM& llm);
+
 std::string format_bytes(int64_t bytes);       // "98.3 MiB"
 std::string describe(const ModelInfo& info);   // "name: llama, 134.5 M parameters in Q4_1, ..."
 std::string describe(const MemoryPlan& plan);  // "weights 92.1 MiB, KV cache 45.0 MiB (2048

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "nanovllm/error.h"
+#include "nanovllm/sampling_params.h"
 
 namespace nanovllm {
 
@@ -38,6 +39,10 @@ std::string cache_folder();
 // The path of a model's folder or .gguf file. Fetches a short name that is not in the cache yet; a
 // hub repository must have been pulled before. Throws Error that says what to do.
 std::string resolve_model(const std::string& name, const ProgressCallback& progress = nullptr);
+
+// How a model of the built-in list answers best, for the commands a person talks to; nothing is set
+// for any other model.
+GenerationDefaults recommended_sampling(const std::string& name);
 
 struct PullOptions {
   std::vector<std::string>

