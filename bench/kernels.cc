@@ -32,53 +32,6 @@ double best_seconds(int rounds, const std::function<void()>& f) {
   return best;
 }
 
-struct Limits {
-  double gflops = 0, read_gbytes = 0;
-};
-
-Limits measure_limits(int threads) {
-  constexpr size_t kBytes = size_t{128} << 20;
-  std::vector<Memory> memory;
-  if (threads == 1) {  // on this thread, whose processor time may be the clock
-    Memory buffer(kBytes, "limits", true);
-    std::memset(buffer.data(), 1, kBytes);
-    Limits best;
-    for (int round = 0; round < 6; ++round) {
-      best.gflops = std::max(best.gflops, measure_gflops());
-      best.read_gbytes =
-          std::max(best.read_gbytes,
-                   measure_read_gbytes(reinterpret_cast<const char*>(buffer.data()), kBytes));
-    }
-    return best;
-  }
-  for (int i = 0; i < threads; ++i) {
-    memory.emplace_back(kBytes, "limits", true);
-    std::memset(memory.back().data(), i + 1, kBytes);
-  }
-  Limits best;
-  for (int round = 0; round < 4; ++round) {
-    std::vector<double> f(threads), b(threads);
-    for (const bool flops : {true, false}) {
-      std::vector<std::thread> workers;
-      for (int i = 0; i < threads; ++i) {
-        workers.emplace_back([&, i] {
-          if (flops) {
-            f[i] = measure_gflops();
-          } else {
-            b[i] = measure_read_gbytes(reinterpret_cast<const char*>(memory[i].data()), kBytes);
-          }
-        });
-      }
-      for (std::thread& worker : workers) worker.join();
-    }
-    Limits sum;
-    for (int i = 0; i < threads; ++i) sum.gflops += f[i], sum.read_gbytes += b[i];
-    best.gflops = std::max(best.gflops, sum.gflops);
-    best.read_gbytes = std::max(best.read_gbytes, sum.read_gbytes);
-  }
-  return best;
-}
-
 // A tensor of `dtype` with arbitrary quants and small scales.
 struct FakeTensor {
   std::vector<std::byte> bytes;
