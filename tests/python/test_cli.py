@@ -363,6 +363,32 @@ class TestInspectAndBench:
         assert len(report["latencies"]) == 3
         assert report["avg_latency"] == pytest.approx(sum(report["latencies"]) / 3)
 
+    def test_prompts_from_a_file(self, cli, tmp_path):
+        lines = [{"prompt": [1, 2, 3], "output_tokens": 4}, {"prompt": [5] * 7}, {"prompt": [9], "output_tokens": 1}]
+        (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        run = lambda *flags: cli("bench", "throughput", BARE, "--dataset-name", "custom", "--dataset-path", tmp_path / "in.jsonl",
+                                 "--output-len", "6", "--json", *flags)
+        report = json.loads(run().stdout)
+        assert (report["num_requests"], report["total_input_tokens"], report["total_output_tokens"]) == (3, 11, 11)
+        assert json.loads(run("--num-prompts", "2").stdout)["total_input_tokens"] == 10
+        assert len(json.loads(run("--num-iters", "3").stdout)["elapsed_times"]) == 3
+        (tmp_path / "in.jsonl").write_text('{"prompt": [1]}\n{"prompt": [1000000]}\n')
+        result = run()
+        assert result.returncode == 1 and "line 2" in error_line(result)
+
+    def test_times_of_first_and_further_tokens(self, cli):
+        report = json.loads(cli("bench", "latency", BARE, "--batch-size", "3", "--input-len", "8", "--output-len", "40",
+                                "--num-iters", "3", "--json").stdout)
+        assert 0 < report["median_ttft_ms"] / 1e3 < report["percentiles"]["50"]
+        assert report["decode_tokens_per_second"] == pytest.approx(3e3 / report["median_tpot_ms"], rel=0.5)
+        assert report["peak_memory_bytes"] > report["weights_bytes"] > 0 and report["load_seconds"] > 0
+
+    def test_a_cached_prefix_comes_sooner(self, cli):
+        flags = ["bench", "latency", BARE, "--batch-size", "1", "--input-len", "4", "--output-len", "1", "--num-iters", "5",
+                 "--random-prefix-len", "240", "--json"]
+        first = lambda *more: json.loads(cli(*flags, *more).stdout)["median_ttft_ms"]
+        assert first("--enable-prefix-caching") < first() / 2
+
     def test_too_long_for_the_context(self, cli):
         result = cli("bench", "throughput", BARE, "--input-len", "100000")
         assert result.returncode == 2 and "--max-model-len" in error_line(result)
