@@ -13,6 +13,7 @@
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/dispatch.h"
+#include "backend/emulated/tables.h"
 #include "formats/quantization.h"
 
 namespace nanovllm {
@@ -100,8 +101,12 @@ inline ::testing::AssertionResult same_bits(const std::vector<float>& a,
   return ::testing::AssertionSuccess();
 }
 
-// A backend and the tables' names, for loops over every instruction set of this machine.
-inline std::vector<const KernelTable*> all_kernels() { return supported_kernels(); }
+// Every instruction set of this machine, best first, then the emulated ones.
+inline std::vector<const KernelTable*> all_kernels() {
+  std::vector<const KernelTable*> tables = supported_kernels();
+  for (const KernelTable* kernels : emulated_kernels()) tables.push_back(kernels);
+  return tables;
+}
 
 inline std::vector<float> run_linear(Backend& backend, const Weight& w, const std::vector<float>& x,
                                      int64_t rows, const float* bias) {
