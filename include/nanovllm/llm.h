@@ -55,11 +55,18 @@ struct ModelInfo {
   bool has_tokenizer = false, has_chat_template = false;
 };
 
+// Where the time of the steps went. What is not a kernel is schedule, sample and postprocess
+// (detokenizing and the requests' callbacks among it).
+struct StepSeconds {
+  double schedule = 0, model = 0, logits = 0, sample = 0, postprocess = 0;
+};
+
 // Counters since construction.
 struct EngineStats {
   int64_t steps = 0, prompt_tokens_computed = 0, prompt_tokens_cached = 0, tokens_generated = 0,
           preemptions = 0;
   int64_t running = 0, waiting = 0, kv_blocks_used = 0, kv_blocks_total = 0;
+  StepSeconds seconds;
 };
 
 class LLM {

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -106,6 +107,13 @@ class Backend {
   // out[r, :] = x[rows[r], :]
   virtual void gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim,
                            float* out) = 0;
+
+  // ---- what the host does between two calls (sampling), on as many threads as the backend has to
+  // spare: f(item, thread) for items 0 .. items - 1 and threads 0 .. num_threads() - 1.
+  virtual int num_threads() const { return 1; }
+  virtual void parallel_for(int64_t items, const std::function<void(int64_t, int)>& f) {
+    for (int64_t item = 0; item < items; ++item) f(item, 0);
+  }
 };
 
 // threads: at least 1. Throws Error for an instruction set forced through NANO_VLLM_FORCE_ISA that

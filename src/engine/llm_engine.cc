@@ -3,6 +3,8 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <functional>
+#include <utility>
 
 #include "nanovllm/error.h"
 
@@ -16,8 +18,9 @@ LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const M
       runner_(runner),
       block_manager_(plan.num_kv_blocks, plan.block_size, config.enable_prefix_caching),
       scheduler_(config, block_manager_),
-      sampler_(model.vocab_size, model.eos_token_ids),
       output_processor_(tokenizer, model.eos_token_ids) {
+  for (int i = 0; i < runner.backend().num_threads(); ++i)
+    samplers_.emplace_back(model.vocab_size, model.eos_token_ids);
   const int64_t tokens = config.max_num_batched_tokens,
                 seqs = std::min(config.max_num_seqs, tokens);
   for (auto* v : {&batch_.token_ids, &batch_.positions, &batch_.slot_mapping, &batch_.logits_rows})
@@ -120,10 +123,13 @@ void LLMEngine::abort(Request& request) {
 
 void LLMEngine::step() {
   in_step_ = true;
+  last_lap_ = std::chrono::steady_clock::now();
   const auto scheduled = scheduler_.schedule(batch_);
+  lap(&stats_.seconds.schedule);
   if (!scheduled.empty()) {
     ++stats_.steps;
     runner_.run(batch_);
+    lap(&stats_.seconds.model);
     sample(scheduled);
     for (size_t i = 0; i < scheduled.size(); ++i)
       postprocess(scheduled[i], sampled_[i],
@@ -131,34 +137,56 @@ void LLMEngine::step() {
   }
   in_step_ = false;
   forget_finished();
+  lap(&stats_.seconds.postprocess);
 }
 
-// Reads the logits of the step, a bounded number of rows at a time: prompt positions to be scored,
-// and each sequence's last token, from which the next is drawn.
+void LLMEngine::lap(double* seconds) {
+  const auto before = std::exchange(last_lap_, std::chrono::steady_clock::now());
+  *seconds += std::chrono::duration<double>(last_lap_ - before).count();
+}
+
+// Reads the logits of the step, a bounded number of rows at a time.
 void LLMEngine::sample(std::span<const ScheduledSequence> scheduled) {
   sampled_.assign(scheduled.size(), -1);
   sampled_logprobs_.clear();
   sampled_logprobs_.resize(scheduled.size());
+  for (const auto& [seq, num_tokens, first_row, num_rows] : scheduled) {
+    auto& scores = seq->request->output.prompt_logprobs;
+    if (seq->request->wants_prompt_logprobs(*seq))
+      scores.resize(std::max<size_t>(
+          scores.size(),
+          std::min(seq->num_computed_tokens + num_tokens + 1, seq->num_prompt_tokens)));
+  }
   const auto rows = static_cast<int64_t>(batch_.logits_rows.size());
-  size_t s = 0;
-  std::span<const float> logits;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t in_chunk = row % ModelRunner::kMaxLogitsRows;
-    if (in_chunk == 0)
-      logits = runner_.logits(row, std::min(ModelRunner::kMaxLogitsRows, rows - row));
-    while (row >= scheduled[s].first_row + scheduled[s].num_rows) ++s;
-    Sequence& seq = *scheduled[s].seq;
-    Request& request = *seq.request;
-    const auto row_logits = logits.subspan(in_chunk * vocab_size_, vocab_size_);
-    const int64_t next = batch_.positions[batch_.logits_rows[row]] + 1;
-    if (next < seq.num_prompt_tokens) {
-      request.output.prompt_logprobs.push_back(
-          sampler_.logprobs(row_logits, seq.token_ids[next], *request.params.prompt_logprobs));
-    } else if (request.params.max_tokens > 0) {
-      sampled_[s] = sampler_.sample(seq, row_logits);
-      if (request.params.logprobs)
-        sampled_logprobs_[s] = sampler_.logprobs(row_logits, sampled_[s], *request.params.logprobs);
-    }
+  for (int64_t first = 0; first < rows; first += ModelRunner::kMaxLogitsRows) {
+    const int64_t count = std::min(ModelRunner::kMaxLogitsRows, rows - first);
+    const auto logits = runner_.logits(first, count);
+    lap(&stats_.seconds.logits);
+    auto read = [&](int64_t i, int thread) {
+      read_row(scheduled, first + i, logits.subspan(i * vocab_size_, vocab_size_),
+               samplers_[thread]);
+    };
+    runner_.backend().parallel_for(count, std::ref(read));
+    lap(&stats_.seconds.sample);
+  }
+}
+
+// A row is a prompt position to be scored, or a sequence's last token, from which the next is
+// drawn. Runs on any thread: it writes what belongs to this row alone.
+void LLMEngine::read_row(std::span<const ScheduledSequence> scheduled, int64_t row,
+                         std::span<float> logits, Sampler& sampler) {
+  const auto after = std::ranges::upper_bound(scheduled, row, {}, &ScheduledSequence::first_row);
+  const size_t s = after - scheduled.begin() - 1;
+  Sequence& seq = *scheduled[s].seq;
+  Request& request = *seq.request;
+  const int64_t next = batch_.positions[batch_.logits_rows[row]] + 1;
+  if (next < seq.num_prompt_tokens) {
+    request.output.prompt_logprobs[next] =
+        sampler.logprobs(logits, seq.token_ids[next], *request.params.prompt_logprobs);
+  } else if (request.params.max_tokens > 0) {
+    sampled_[s] = sampler.sample(seq, logits);
+    if (request.params.logprobs)
+      sampled_logprobs_[s] = sampler.logprobs(logits, sampled_[s], *request.params.logprobs);
   }
 }
 

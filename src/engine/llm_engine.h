@@ -5,6 +5,7 @@
 // add_request() and cancel().
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -36,16 +37,19 @@ class LLMEngine {
 
  private:
   void sample(std::span<const ScheduledSequence> scheduled);
+  void read_row(std::span<const ScheduledSequence> scheduled, int64_t row, std::span<float> logits,
+                Sampler& sampler);
   void postprocess(const ScheduledSequence& scheduled, int32_t token, PositionLogprobs* logprobs);
   void abort(Request& request);
   void forget_finished();
+  void lap(double* seconds);  // adds the time since the last lap
 
   const int64_t max_model_len_, vocab_size_;
   const uint64_t seed_;
   ModelRunner& runner_;
   BlockManager block_manager_;
   Scheduler scheduler_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one a thread
   OutputProcessor output_processor_;
   Batch batch_;  // reused by every step
 
@@ -54,6 +58,7 @@ class LLMEngine {
   bool in_step_ = false;
   uint64_t next_request_id_ = 1;
   EngineStats stats_;
+  std::chrono::steady_clock::time_point last_lap_;
 
   // Of the step under way, one entry a scheduled sequence; token -1: it has not reached its last
   // token yet.

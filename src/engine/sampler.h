@@ -1,10 +1,11 @@
 // Sampler: one row of logits to one token id, and to logprobs.
 //
 // The token drawn depends only on the logits, the request's parameters and tokens, and (seed,
-// index, position): nothing that shares the batch matters. The vocabulary is never sorted: top-k
-// and top-p select by partition, in linear time.
+// index, position): nothing that shares the batch matters. What this file decides is the policy;
+// VocabularyScan finds and draws the tokens.
 //
-// Engine thread only. Scratch memory is taken in the constructor.
+// One for each thread. Scratch memory is taken in the constructor, but for the penalties' counts,
+// which the first request with penalties takes.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "engine/sequence.h"
+#include "sampling/vocabulary_scan.h"
 
 namespace nanovllm {
 
@@ -22,27 +24,26 @@ class Sampler {
 
   // The next token of seq, whose newest token gave these logits [vocab_size]. Steps, in vLLM's
   // order: min_tokens and logit_bias, penalties, then greedy, or temperature, min_p, top_k, top_p
-  // and a draw.
-  int32_t sample(const Sequence& seq, std::span<const float> logits);
+  // and a draw. The logits are adjusted in place, and are what they were when it returns.
+  int32_t sample(const Sequence& seq, std::span<float> logits);
 
   // log_softmax(logits) of `token`, then of the top_n most likely tokens.
   PositionLogprobs logprobs(std::span<const float> logits, int32_t token, int64_t top_n);
 
  private:
-  struct Candidate {
-    float weight;  // unnormalized probability
+  struct Change {
     int32_t id;
+    float before;
   };
-  std::span<const float> adjust(const Sequence& seq, std::span<const float> logits);
-  void apply_penalties(const Sequence& seq);
-  void collect_candidates(const SamplingParams& params, std::span<const float> logits);
-  void keep_top_p(double top_p);
+  void adjust(const Sequence& seq, std::span<float> logits);
+  void apply_penalties(const Sequence& seq, std::span<float> logits);
+  int32_t draw(const Sequence& seq);
 
+  const int64_t vocab_size_;
   const std::vector<int32_t> eos_token_ids_;
-  std::vector<float> values_;          // [vocab_size] adjusted logits
-  std::vector<float> select_;          // [vocab_size] scratch of the top-k selection
-  std::vector<int32_t> counts_;        // [vocab_size] all zero between calls
-  std::vector<Candidate> candidates_;  // capacity vocab_size
+  VocabularyScan scan_;
+  std::vector<Change> changes_;  // made by adjust(), in order
+  std::vector<int32_t> counts_;  // [vocab_size] or empty; all zero between calls
 };
 
 }  // namespace nanovllm

@@ -109,7 +109,7 @@ ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, con
 
 void ModelRunner::run(const Batch& batch) { hidden_ = transformer_->forward(batch); }
 
-std::span<const float> ModelRunner::logits(int64_t first, int64_t count) {
+std::span<float> ModelRunner::logits(int64_t first, int64_t count) {
   transformer_->compute_logits(hidden_ + first * hidden_size_, count, logits_);
   return {logits_, static_cast<size_t>(count * vocab_size_)};
 }

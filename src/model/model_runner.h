@@ -22,11 +22,12 @@ class ModelRunner {
   // One forward pass. Afterwards logits() may be called for any of the batch's logits_rows.
   void run(const Batch& batch);
   // Logits of rows first .. first + count of the last batch's logits_rows: [count, vocab_size],
-  // valid until the next call. count is at most kMaxLogitsRows, which bounds the buffer whatever
-  // the number of rows.
-  std::span<const float> logits(int64_t first, int64_t count);
+  // valid until the next call, and the caller's to change. count is at most kMaxLogitsRows, which
+  // bounds the buffer whatever the number of rows.
+  std::span<float> logits(int64_t first, int64_t count);
   static constexpr int64_t kMaxLogitsRows = 32;
 
+  Backend& backend() { return *backend_; }
   const Backend& backend() const { return *backend_; }
   int64_t weight_bytes() const { return transformer_->weight_bytes(); }
   int64_t num_parameters() const { return transformer_->num_parameters(); }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <random>
 
@@ -68,7 +69,7 @@ TEST(Sampler, DrawsFromTheRightDistribution) {
     if (rng() % 2) params.top_p = 0.05 + 0.9 * static_cast<double>(rng() % 100) / 100;
     if (rng() % 3 == 0) params.min_p = 0.05;
     const int vocab = 40 + static_cast<int>(rng() % 60);
-    const auto logits = random_logits(rng, vocab, trial % 2);
+    auto logits = random_logits(rng, vocab, trial % 2);
     const auto expected = oracle(logits, params);
     Sampler sampler(vocab, {});
     std::map<int32_t, int> counts;
@@ -90,7 +91,7 @@ TEST(Sampler, DrawsFromTheRightDistribution) {
 
 TEST(Sampler, DrawDependsOnSeedIndexAndPositionOnly) {
   std::mt19937 rng(5);
-  const auto logits = random_logits(rng, 100, false);
+  auto logits = random_logits(rng, 100, false);
   Sampler a(100, {}), b(100, {});
   int differing = 0;
   for (int i = 0; i < 50; ++i) {
@@ -98,7 +99,8 @@ TEST(Sampler, DrawDependsOnSeedIndexAndPositionOnly) {
     f.request.seed = g.request.seed = h.request.seed = i;
     h.seq.index = 1;
     const int32_t token = a.sample(f.seq, logits);
-    b.sample(h.seq, random_logits(rng, 100, true));  // another history
+    auto others = random_logits(rng, 100, true);
+    b.sample(h.seq, others);  // another history
     EXPECT_EQ(b.sample(g.seq, logits), token);
     differing += a.sample(h.seq, logits) != token;
   }
@@ -107,12 +109,13 @@ TEST(Sampler, DrawDependsOnSeedIndexAndPositionOnly) {
 
 TEST(Sampler, GreedyTakesTheFirstOfEquals) {
   Sampler sampler(4, {});
-  EXPECT_EQ(sampler.sample(Fixture({.temperature = 0}).seq, std::vector<float>{1, 3, 3, 2}), 1);
+  std::vector<float> logits = {1, 3, 3, 2};
+  EXPECT_EQ(sampler.sample(Fixture({.temperature = 0}).seq, logits), 1);
 }
 
 TEST(Sampler, PenaltiesFollowTheirFormulas) {
   // Output 1 twice; prompt 2. Logits chosen so that each penalty decides.
-  const std::vector<float> logits = {1.0f, 2.0f, 1.9f, -1.0f};
+  std::vector<float> logits = {1.0f, 2.0f, 1.9f, -1.0f};
   Sampler sampler(4, {});
   auto greedy = [&](SamplingParams p) {
     p.temperature = 0;
@@ -127,11 +130,25 @@ TEST(Sampler, PenaltiesFollowTheirFormulas) {
   EXPECT_EQ(greedy({}), 1);  // nothing is left behind
 }
 
+TEST(Sampler, LeavesTheLogitsAsTheyWere) {
+  std::mt19937 rng(7);
+  Sampler sampler(100, {4});
+  for (int trial = 0; trial < 20; ++trial) {
+    auto logits = random_logits(rng, 100, false);
+    logits[3] = -INFINITY, logits[5] = -0.0f;
+    const auto before = logits;
+    SamplingParams p{.top_k = 10, .repetition_penalty = 1.7, .frequency_penalty = 0.3};
+    p.min_tokens = 20, p.stop_token_ids = {3, 9, 9}, p.logit_bias = {{3, 5.0}, {9, -2.0}};
+    sampler.sample(Fixture(p, {3, 9, 50, 50}, {9, 5, 77, 77}).seq, logits);
+    EXPECT_EQ(std::memcmp(logits.data(), before.data(), 400), 0);
+  }
+}
+
 TEST(Sampler, MinTokensMasksEveryStop) {
   Sampler sampler(4, {3});
   SamplingParams p{.temperature = 0, .min_tokens = 2};
   p.stop_token_ids = {2};
-  const std::vector<float> logits = {0, 1, 5, 9};
+  std::vector<float> logits = {0, 1, 5, 9};
   EXPECT_EQ(sampler.sample(Fixture(p, {0}, {0}).seq, logits), 1);
   EXPECT_EQ(sampler.sample(Fixture(p, {0}, {0, 0}).seq, logits), 3);
 }
@@ -139,7 +156,7 @@ TEST(Sampler, MinTokensMasksEveryStop) {
 TEST(Sampler, BrokenLogitsStillGiveAToken) {
   Sampler sampler(3, {});
   const float nan = std::nanf(""), inf = INFINITY;
-  for (const std::vector<float>& logits :
+  for (std::vector<float> logits :
        {std::vector<float>{nan, nan, nan}, {-inf, -inf, -inf}, {inf, 1, nan}})
     for (double temperature : {0.0, 1.0})
       for (int64_t top_k : {0, 2}) {
@@ -153,7 +170,7 @@ TEST(Sampler, BrokenLogitsStillGiveAToken) {
 TEST(Sampler, LogprobsAreLogSoftmax) {
   std::mt19937 rng(9);
   for (bool ties : {false, true}) {
-    const auto logits = random_logits(rng, 200, ties);
+    auto logits = random_logits(rng, 200, ties);
     Sampler sampler(200, {});
     double sum = 0;
     for (float x : logits) sum += std::exp(static_cast<double>(x));

@@ -41,6 +41,11 @@ class CpuBackend : public Backend {
   void silu_mul(const float* gate_up, int64_t rows, int64_t dim, float* out) override;
   void gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override;
 
+  int num_threads() const override { return pool_.size(); }
+  void parallel_for(int64_t items, const std::function<void(int64_t, int)>& f) override {
+    pool_.parallel_for(items, f);
+  }
+
  private:
   // Rows first_row .. last_row of one (sequence, kv head): an item of attention.
   struct AttentionTile {

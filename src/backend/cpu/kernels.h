@@ -89,6 +89,21 @@ struct RopeArgs {
   float* qkv;  // this token's row
 };
 
+// The sampler looks at the logits this many at a time.
+static constexpr int kVocabularyBlock = 64;
+
+// Sums of weights (see KernelTable::weights) over blocks of x: of the elements that are above
+// `floor`, or equal to it and before index `pivot`.
+struct BlockSumArgs {
+  const float* x;  // [n]
+  int64_t n;
+  const int32_t* blocks;  // [num_blocks]
+  int64_t num_blocks;
+  float max, inverse_temperature;
+  float floor, above_floor;  // above_floor: the next larger float
+  int64_t pivot;
+};
+
 struct KernelTable {
   const char* name;  // "scalar", "avx2", ...
   // Panels first .. last of a linear; scratch holds kLinearScratch floats.
@@ -102,6 +117,11 @@ struct KernelTable {
   void (*silu_mul)(const float* gate, const float* up, int64_t dim, float* out);
   void (*rope_and_store)(const RopeArgs& args);
   void (*attention)(const AttentionArgs& args);
+  // out[b] = the largest of block b of x [n]; NaN counts as minus infinity.
+  void (*block_maxima)(const float* x, int64_t n, float* out);
+  // out[i] = exp((x[i] - max) * inverse_temperature), 0 for NaN; max is the largest x, and finite.
+  void (*weights)(const float* x, int64_t n, float max, float inverse_temperature, float* out);
+  void (*block_sums)(const BlockSumArgs& args, float* out);  // out [num_blocks]
 };
 
 // Null on a machine of another architecture.

@@ -6,13 +6,15 @@
 #include "backend/cpu/generic/attention.h"
 #include "backend/cpu/generic/linear.h"
 #include "backend/cpu/generic/rows.h"
+#include "backend/cpu/generic/vocabulary.h"
 // clang-format on
 
 namespace nanovllm {
 
 const KernelTable* kernels_scalar() {
   static constexpr KernelTable kTable = {"scalar", linear,         dequantize_column, rms_norm,
-                                         silu_mul, rope_and_store, attention};
+                                         silu_mul, rope_and_store, attention,         block_maxima,
+                                         weights,  block_sums};
   return &kTable;
 }
 
