@@ -108,7 +108,7 @@ TEST(VocabularyScan, DrawsOnlyWhatTheReferenceAllows) {
     for (const Kind kind : kKinds)
       for (const double temperature : {1e-4, 0.5, 1.0, 1e4, 1e30})
         for (const double top_p : {1e-12, 0.1, 0.5, 0.9, 1.0}) {
-          if (n > 5000 && rng() % 8) continue;
+          if (n > 200 && rng() % 10) continue;
           SCOPED_TRACE(testing::Message() << n << " logits, kind " << static_cast<int>(kind)
                                           << ", temperature " << temperature << ", p " << top_p);
           const auto x = make_logits(n, kind, rng);
@@ -133,7 +133,7 @@ TEST(VocabularyScan, DrawsOnlyWhatTheReferenceAllows) {
 
 TEST(VocabularyScan, DrawsEachAsOftenAsItsProbability) {
   std::mt19937 rng(3);
-  for (int trial = 0; trial < 60; ++trial) {
+  for (int trial = 0; trial < 30; ++trial) {
     const int64_t n = 2 + static_cast<int64_t>(rng() % 700);
     const auto x = make_logits(n, kKinds[trial % 6], rng);
     const double temperature = 0.3 + 0.1 * static_cast<double>(rng() % 20);
@@ -144,7 +144,7 @@ TEST(VocabularyScan, DrawsEachAsOftenAsItsProbability) {
         rng() % 2 ? -INFINITY : scan.kth_largest(static_cast<int64_t>(rng() % n) + 1);
     const auto r = reference(x, floor, temperature, top_p);
     std::vector<int> counts(n);
-    constexpr int kDraws = 20000;
+    constexpr int kDraws = 10000;
     for (int i = 0; i < kDraws; ++i) ++counts[scan.draw(floor, temperature, top_p, {7, trial, i})];
     // Chi-square over the tokens expected at least ten times, the others together.
     double chi = 0, rest_expected = 0;
