@@ -1,9 +1,9 @@
 """The model of the comparison: random weights in the shape of Qwen3-0.6B, the same values for every engine.
 
-    python model.py FOLDER VOCABULARY.gguf      (needs numpy and gguf)
+    python model.py FOLDER [VOCABULARY.gguf]      (needs numpy and gguf)
 
 Speed does not depend on the values. Writes a Hugging Face folder (config.json, model.safetensors, no tokenizer: the engine
-then runs on token ids) and the same tensors as FOLDER/model-BF16.gguf, with the tokenizer of llama.cpp's vocabulary file,
+then runs on token ids) and, given the vocabulary, the same tensors as FOLDER/model-BF16.gguf, with the tokenizer of llama.cpp's vocabulary file,
 without which its server and OpenVINO GenAI do not start.
 """
 
@@ -114,9 +114,11 @@ def write_gguf(path, bits, vocabulary):
 
 
 def main():
-    folder, vocabulary = pathlib.Path(sys.argv[1]), sys.argv[2]
+    folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    write_gguf(folder / "model-BF16.gguf", write_folder(folder), vocabulary)
+    bits = write_folder(folder)
+    if len(sys.argv) > 2:
+        write_gguf(folder / "model-BF16.gguf", bits, sys.argv[2])
 
 
 if __name__ == "__main__":
