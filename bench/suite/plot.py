@@ -10,17 +10,24 @@ from . import report, workload
 WIDTH, COLUMNS, GAP, MARGIN = 960, 2, 24, 20
 BAR, HEAD, LABEL, VALUE = 20, 46, 148, 58
 
-STYLE = """
-  svg { --page: #ffffff; --text: #1f2328; --faint: #59636e; --grid: #d1d9e0; --ours: #0969da; --llama: #bc6c25; --vino: #8250a8;
-        --limit: #cf222e; font-family: system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
-  @media (prefers-color-scheme: dark) {
-    svg { --page: #0d1117; --text: #e6edf3; --faint: #9198a1; --grid: #3d444d; --ours: #4493f8; --llama: #e09f5a; --vino: #b987e0;
-          --limit: #ff7b72; } }
-  .page { fill: var(--page); } text { fill: var(--text); font-size: 12px; } .title { font-size: 13.5px; font-weight: 600; }
-  .faint { fill: var(--faint); font-size: 11px; } .bold { font-weight: 600; } .axis { stroke: var(--grid); }
-  .ours { fill: var(--ours); } .llama { fill: var(--llama); } .vino { fill: var(--vino); }
-  .limit { stroke: var(--limit); stroke-width: 2; stroke-dasharray: 3 2; }
-"""
+LIGHT = {"page": "#ffffff", "text": "#1f2328", "faint": "#59636e", "axis": "#d1d9e0", "ours": "#0969da", "llama": "#bc6c25",
+         "vino": "#8250a8", "limit": "#cf222e"}
+DARK = {"page": "#0d1117", "text": "#e6edf3", "faint": "#9198a1", "axis": "#3d444d", "ours": "#4493f8", "llama": "#e09f5a",
+        "vino": "#b987e0", "limit": "#ff7b72"}
+
+
+def style():
+    def colours(c):
+        fills = "".join(f" .{k} {{ fill: {c[k]}; }}" for k in ("page", "ours", "llama", "vino"))
+        return (f"text {{ fill: {c['text']}; }} text.faint {{ fill: {c['faint']}; }}{fills} .axis {{ stroke: {c['axis']}; }} "
+                f".limit {{ stroke: {c['limit']}; }}")
+
+    return (f"svg {{ font-family: system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; }} text {{ font-size: 12px; }} "
+            f"text.title {{ font-size: 13.5px; font-weight: 600; }} text.faint {{ font-size: 11px; }} "
+            f"text.bold {{ font-weight: 600; }} .limit {{ stroke-width: 2; stroke-dasharray: 3 2; }}\n{colours(LIGHT)}\n"
+            f"@media (prefers-color-scheme: dark) {{ {colours(DARK)} }}")
+
+
 CLASSES = {"nano-vLLM": "ours", "llama.cpp": "llama", "OpenVINO GenAI": "vino"}
 
 
@@ -75,5 +82,5 @@ def draw(results):
     machine = results["machine"]
     body.append(text(MARGIN, height - 14, f"{machine['processor']}, {machine['threads']} threads", "faint"))
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-            f'role="img" aria-label="nano-vLLM beside llama.cpp and OpenVINO GenAI">\n<style>{STYLE}</style>\n'
+            f'role="img" aria-label="nano-vLLM beside llama.cpp and OpenVINO GenAI">\n<style>\n{style()}\n</style>\n'
             f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>\n' + "\n".join(body) + "\n</svg>\n")

@@ -29,10 +29,16 @@ def rows(results):
                               "title": metric.title.format(**run["sizes"]), "value": median(values), "values": values,
                               "limit": limit})
             for row in found:
-                row["ratios"] = {peer["engine"]: row["value"] / peer["value"] for peer in found
+                row["ratios"] = {peer["engine"]: speedup(row, peer) for peer in found
                                  if row["engine"] == "nano-vLLM" and peer["engine"] != "nano-vLLM" and
-                                 workload.bits(peer["weights"]) == workload.bits(row["weights"])}
+                                 workload.bits(peer["weights"]) == workload.bits(row["weights"]) and
+                                 metric.unit in ("tokens/s", "s")}
             yield from found
+
+
+def speedup(row, peer):
+    """Above 1: `row` is the faster one."""
+    return row["value"] / peer["value"] if row["metric"].unit == "tokens/s" else peer["value"] / row["value"]
 
 
 def number(value, unit):
@@ -58,13 +64,13 @@ def share(row):
 
 
 def table(results):
-    lines = ["| measure | engine, weights | median | × llama.cpp | × OpenVINO | of the machine's limit |",
+    lines = ["| measure | engine, weights | median | faster than llama.cpp, × | than OpenVINO, × | of the machine's limit |",
              "| --- | --- | --- | --- | --- | --- |"]
     last = None
     for row in rows(results):
         title = row["title"] if row["scenario"].shape is workload.QWEN3 else "SmolLM2 Q4_1: " + row["title"]
         unit = row["metric"].unit
-        ratio = {k: f"{v:.2f}" if unit in ("tokens/s", "s") else "" for k, v in row["ratios"].items()}
+        ratio = {k: f"{v:.2f}" for k, v in row["ratios"].items()}
         name = f"{row['engine']}, {row['weights']}"
         lines.append(f"| {title if title != last else ''} | {'**' + name + '**' if row['engine'] == 'nano-vLLM' else name} | "
                      f"{number(row['value'], unit)}{spread(row['values'], unit)} | {ratio.get('llama.cpp', '')} | "

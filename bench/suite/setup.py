@@ -1,7 +1,9 @@
 """Finds or builds what the benchmarks run: this engine's programs, llama.cpp, OpenVINO GenAI. All of it lies in build/bench."""
 
+import hashlib
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,7 +14,9 @@ RELEASE = ROOT / "build" / "release"
 
 LLAMA_PACKAGE = "llama-cpp-python==0.3.36"  # its source holds llama.cpp's
 LLAMA_FOLDER = "llama_cpp_python-0.3.36"
+LLAMA_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 LLAMA_TOOLS = ("llama-bench", "llama-batched-bench", "llama-server", "llama-quantize")
+TOOLS = ["numpy", "gguf", "scikit-build-core"]
 OPENVINO_PACKAGE = "openvino-genai==2026.4.*"
 
 
@@ -69,14 +73,28 @@ class Llama:
         return self.programs / tool
 
 
+def tools():
+    """A Python for what the standard library lacks."""
+    return venv("tools", TOOLS)
+
+
 def llama_source():
     source = WORK / LLAMA_FOLDER / "vendor" / "llama.cpp"
-    if not source.exists():
-        say(f"fetching the source of {LLAMA_PACKAGE}")
-        run_logged("llama-download", [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation",
-                                      "--no-binary", ":all:", "-d", WORK, LLAMA_PACKAGE])
-        with tarfile.open(WORK / f"{LLAMA_FOLDER}.tar.gz") as archive:
-            archive.extractall(WORK, filter="data")
+    if source.exists():
+        return source
+    archive = WORK / f"{LLAMA_FOLDER}.tar.gz"
+    say(f"fetching the source of {LLAMA_PACKAGE}")
+    # With pip, which knows this machine's index; it asks the package's build system, among the tools, for its metadata.
+    run_logged("llama-download", [tools(), "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation", "--no-binary",
+                                  ":all:", "-d", WORK, LLAMA_PACKAGE])
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != LLAMA_SHA256:
+        raise Failure(f"{archive} is not the file it should be")
+    partial = WORK / "unpacking"
+    shutil.rmtree(partial, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(partial)  # the hash says that it is harmless
+    (partial / LLAMA_FOLDER).rename(WORK / LLAMA_FOLDER)
+    partial.rmdir()
     return source
 
 
