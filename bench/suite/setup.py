@@ -16,7 +16,7 @@ LLAMA_PACKAGE = "llama-cpp-python==0.3.36"  # its source holds llama.cpp's
 LLAMA_FOLDER = "llama_cpp_python-0.3.36"
 LLAMA_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 LLAMA_TOOLS = ("llama-bench", "llama-batched-bench", "llama-server", "llama-quantize")
-TOOLS = ["numpy", "gguf", "scikit-build-core"]
+TOOLS = ["numpy", "gguf==0.19.0", "scikit-build-core==1.1.2"]
 OPENVINO_PACKAGE = "openvino-genai==2026.4.*"
 
 
