@@ -6,6 +6,23 @@
 
 namespace nanovllm {
 
+// Speculative decoding: tokens that are guessed and checked in the step that computes the newest
+// one. Answers are bitwise the same with it and without; docs/speculative.md says when it pays.
+struct SpeculativeConfig {
+  std::string method;                  // "": none | ngram: prompt lookup
+  int64_t num_speculative_tokens = 0;  // most guesses at a time
+  // Longest and shortest run of tokens that is looked for in the text so far. 0: as the other, and
+  // 5 if both are.
+  int64_t prompt_lookup_max = 0, prompt_lookup_min = 0;
+
+  bool enabled() const { return !method.empty(); }
+  int64_t lookup_max() const { return prompt_lookup_max ? prompt_lookup_max : lookup_min(); }
+  int64_t lookup_min() const {
+    return prompt_lookup_min ? prompt_lookup_min : prompt_lookup_max ? prompt_lookup_max : 5;
+  }
+  void validate() const;  // as EngineConfig's, which calls it
+};
+
 struct EngineConfig {
   std::string model = "smollm2-135m-instruct";  // folder, .gguf file or short name (resolved before
                                                 // the engine sees it)
@@ -22,8 +39,9 @@ struct EngineConfig {
   std::string device = "auto";  // auto | cpu | cuda
   double gpu_memory_utilization = 0.9;
   bool enforce_eager = false;
-  int64_t threads = 0;  // 0: one a physical core this process may use
+  int64_t threads = 0;  // 0: one for every processor this process may use
   bool enable_prefix_caching = true;
+  SpeculativeConfig speculative_config;
   uint64_t seed = 0;  // seeds requests that name no seed of their own
 
   // Throws InvalidArgument naming the flag ("--block-size"), the value and what is allowed. Checks
@@ -33,5 +51,10 @@ struct EngineConfig {
 
 // "1048576", "512MiB", "2GiB", "1.5GB" -> bytes. Throws InvalidArgument(flag, ...).
 int64_t parse_memory_bytes(const std::string& flag, const std::string& text);
+
+// The JSON of --speculative-config, with vLLM's keys: {"method": "ngram", "num_speculative_tokens":
+// 4, "prompt_lookup_max": 5, "prompt_lookup_min": 2}. Throws InvalidArgument(flag, ...) naming the
+// key, its value and what is allowed; unknown keys are refused.
+SpeculativeConfig parse_speculative_config(const std::string& flag, const std::string& text);
 
 }  // namespace nanovllm

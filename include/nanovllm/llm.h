@@ -65,6 +65,8 @@ struct StepSeconds {
 struct EngineStats {
   int64_t steps = 0, prompt_tokens_computed = 0, prompt_tokens_cached = 0, tokens_generated = 0,
           preemptions = 0;
+  // Speculative decoding: times something was guessed, tokens guessed, tokens that were right.
+  int64_t num_drafts = 0, num_draft_tokens = 0, num_accepted_tokens = 0;
   int64_t running = 0, waiting = 0, kv_blocks_used = 0, kv_blocks_total = 0;
   StepSeconds seconds;
 };

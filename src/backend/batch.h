@@ -28,6 +28,13 @@ struct Batch {
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_seqs() const { return static_cast<int32_t>(context_lens.size()); }
+  // So that steps of up to that many tokens, sequences and table entries allocate nothing.
+  void reserve(int64_t tokens, int64_t seqs, int64_t table_entries) {
+    for (auto* v : {&token_ids, &positions, &slot_mapping, &logits_rows}) v->reserve(tokens);
+    query_start.reserve(seqs + 1);
+    context_lens.reserve(seqs);
+    block_tables.reserve(table_entries);
+  }
   void clear() {
     for (auto* v : {&token_ids, &positions, &slot_mapping, &query_start, &context_lens,
                     &block_tables, &logits_rows})

@@ -116,6 +116,8 @@ void print_figures(const LLM& llm, const Progress& p, double queued_at, double f
   fmt::print(stderr, "\nanswer: {} tokens", p.answer_tokens);
   if (p.answer_tokens > 1 && decode > 0)
     fmt::print(stderr, ", {:.1f} tokens/s", static_cast<double>(p.answer_tokens - 1) / decode);
+  if (const std::string drafts = describe_drafts(llm.stats()); !drafts.empty())
+    fmt::print(stderr, "\n{}", drafts);
   fmt::print(stderr, "\nfirst token {:.2f} s after the start, all done after {:.2f} s\n",
              p.first_token_at, finished_at);
   const MemoryPlan& plan = llm.memory_plan();

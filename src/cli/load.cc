@@ -67,6 +67,16 @@ std::string describe(const MemoryPlan& plan) {
                      format_bytes(plan.activation_bytes));
 }
 
+std::string describe_drafts(const EngineStats& stats) {
+  if (stats.num_drafts == 0) return "";
+  const auto accepted = static_cast<double>(stats.num_accepted_tokens);
+  return fmt::format(
+      "drafts: {} of {} tokens, {} of them accepted ({:.1f} %), mean acceptance length {:.2f}",
+      stats.num_drafts, stats.num_draft_tokens, stats.num_accepted_tokens,
+      100 * accepted / static_cast<double>(stats.num_draft_tokens),
+      1 + accepted / static_cast<double>(stats.num_drafts));
+}
+
 int64_t peak_memory_bytes() {
   struct rusage usage {};
   getrusage(RUSAGE_SELF, &usage);

@@ -215,6 +215,8 @@ int run_batch(const BatchOptions& options) {
                stats.prompt_tokens_cached, stats.tokens_generated,
                static_cast<double>(stats.tokens_generated) / std::max(1e-9, batch.seconds()),
                stats.preemptions, format_bytes(peak_memory_bytes()));
+  if (const std::string drafts = describe_drafts(stats); !options.quiet && !drafts.empty())
+    fmt::print(stderr, "{}\n", drafts);
   return kExitOk;
 }
 

@@ -77,12 +77,19 @@ void add_engine_flags(Flags& flags, EngineConfig* config) {
                &config->gpu_memory_utilization);
   flags.toggle("--enforce-eager", "no CUDA graphs", &config->enforce_eager);
   flags.integer("--threads",
-                "CPU threads; 0: one for each physical core this process may use (default: 0)",
+                "CPU threads; 0: one for each processor this process may use (default: 0)",
                 &config->threads, 0);
   flags.toggle("--enable-prefix-caching", "share equal beginnings of prompts (the default)",
                &config->enable_prefix_caching, true);
   flags.toggle("--no-enable-prefix-caching", "compute every prompt anew",
                &config->enable_prefix_caching, false);
+  flags.value("--speculative-config", "JSON",
+              R"(guess tokens from the text so far and check them several at a time, as )"
+              R"({"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 5, )"
+              R"("prompt_lookup_min": 2}; the answers stay the same (default: none))",
+              [config](const std::string& flag, const std::string& value) {
+                config->speculative_config = parse_speculative_config(flag, value);
+              });
 }
 
 void add_engine_seed(Flags& flags, EngineConfig* config) {

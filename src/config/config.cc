@@ -44,6 +44,7 @@ void EngineConfig::validate() const {
     throw InvalidArgument(
         "--gpu-memory-utilization",
         "is " + std::to_string(gpu_memory_utilization) + ", allowed is above 0 to 1");
+  speculative_config.validate();
 }
 
 int64_t parse_memory_bytes(const std::string& flag, const std::string& text) {

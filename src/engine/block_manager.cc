@@ -24,8 +24,6 @@ uint64_t BlockManager::chain_hash(uint64_t parent, std::span<const int32_t> toke
   return XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), parent ^ hash_seed_);
 }
 
-uint64_t BlockManager::root_hash(const Sequence& seq) const { return seq.request->salt_hash; }
-
 std::span<const int32_t> BlockManager::tokens_of(const Sequence& seq, int64_t block) const {
   return std::span(seq.token_ids).subspan(block * block_size_, block_size_);
 }
@@ -43,8 +41,7 @@ int32_t BlockManager::find(uint64_t hash, uint64_t parent, std::span<const int32
 
 template <class Visit>
 void BlockManager::match_prefix(const Sequence& seq, const Sequence* sibling, Visit visit) const {
-  // A request that wants its prompt scored needs the logits of every position, so it computes them
-  // all.
+  // A request that wants its prompt scored needs the logits of every position: it computes all.
   if (seq.request->wants_prompt_logprobs(seq)) return;
   if (!enable_prefix_caching_) {
     if (!sibling) return;
@@ -53,9 +50,8 @@ void BlockManager::match_prefix(const Sequence& seq, const Sequence* sibling, Vi
     for (int64_t b = 0; b < shared; ++b) visit(sibling->block_table[b], 0);
     return;
   }
-  uint64_t parent = root_hash(seq);
-  for (int64_t b = 0; (b + 1) * block_size_ < seq.num_tokens();
-       ++b) {  // < : one token is left to compute
+  uint64_t parent = seq.request->salt_hash;
+  for (int64_t b = 0; (b + 1) * block_size_ < seq.num_tokens(); ++b) {  // <: one token is left over
     const auto tokens = tokens_of(seq, b);
     const uint64_t hash = chain_hash(parent, tokens);
     const int32_t id = find(hash, parent, tokens);
@@ -69,42 +65,43 @@ bool BlockManager::can_allocate(const Sequence& seq, const Sequence* sibling,
                                 int64_t reserve) const {
   int64_t needed = blocks_for(seq.num_tokens()) + reserve;
   if (needed <= num_free_) return true;
-  // Shared blocks in use cost nothing; shared blocks that are free are counted in num_free_
-  // already.
+  // Shared blocks in use cost nothing; those that are free are counted in num_free_ already.
   match_prefix(seq, sibling, [&](int32_t id, uint64_t) { needed -= blocks_[id].ref_count > 0; });
   return needed <= num_free_;
 }
 
 void BlockManager::allocate(Sequence& seq, const Sequence* sibling) {
-  seq.last_hash = root_hash(seq);
+  seq.last_hash = seq.request->salt_hash;
   match_prefix(seq, sibling, [&](int32_t id, uint64_t hash) {
     add_reference(id);
     seq.block_table.push_back(id);
     seq.last_hash = hash;
   });
-  const int64_t shared = static_cast<int64_t>(seq.block_table.size());
+  const int64_t shared = std::ssize(seq.block_table);
   seq.num_hashed_blocks = enable_prefix_caching_ ? shared : 0;
   seq.num_computed_tokens = shared * block_size_;
-  while (static_cast<int64_t>(seq.block_table.size()) < blocks_for(seq.num_tokens()))
-    seq.block_table.push_back(take_free_block());
+  may_append(seq);
 }
 
 void BlockManager::deallocate(Sequence& seq) {
-  // Last block first: the end of a sequence is less likely to be shared, so it is evicted before
-  // the beginning.
+  // Last block first: the end of a sequence is less likely to be shared, so it is evicted first.
   for (auto it = seq.block_table.rbegin(); it != seq.block_table.rend(); ++it) drop_reference(*it);
   seq.block_table.clear();
   seq.num_computed_tokens = seq.num_hashed_blocks = 0;
 }
 
-bool BlockManager::can_append(const Sequence& seq) const {
-  return num_free_ > 0 ||
-         static_cast<int64_t>(seq.block_table.size()) >= blocks_for(seq.num_tokens());
+int64_t BlockManager::may_append(Sequence& seq, int64_t num_drafts) {
+  const int64_t wanted = seq.num_tokens() + num_drafts;
+  while (std::ssize(seq.block_table) < blocks_for(wanted) && num_free_ > 0)
+    seq.block_table.push_back(take_free_block());
+  return std::min(wanted, std::ssize(seq.block_table) * block_size_) - seq.num_tokens();
 }
 
-void BlockManager::may_append(Sequence& seq) {
-  if (static_cast<int64_t>(seq.block_table.size()) < blocks_for(seq.num_tokens()))
-    seq.block_table.push_back(take_free_block());
+void BlockManager::trim(Sequence& seq) {
+  while (std::ssize(seq.block_table) > blocks_for(seq.num_computed_tokens)) {
+    drop_reference(seq.block_table.back());
+    seq.block_table.pop_back();
+  }
 }
 
 void BlockManager::hash_blocks(Sequence& seq) {
@@ -184,8 +181,9 @@ void BlockManager::check_integrity(std::span<Sequence* const> holders) const {
       require(id >= 0 && id < num_blocks(), "a block table names a block that does not exist");
       ++references[id];
     }
-    require(seq->num_computed_tokens <= static_cast<int64_t>(seq->block_table.size()) * block_size_,
+    require(seq->num_computed_tokens <= std::ssize(seq->block_table) * block_size_,
             "computed tokens without blocks");
+    require(std::ssize(seq->block_table) <= blocks_for(seq->num_tokens()), "blocks without tokens");
     require(seq->num_hashed_blocks * block_size_ <= seq->num_computed_tokens,
             "a hash of tokens not yet computed");
     for (int64_t b = 0; b < seq->num_hashed_blocks; ++b)

@@ -31,10 +31,10 @@ class BlockManager {
   void allocate(Sequence& seq, const Sequence* sibling);
   void deallocate(Sequence& seq);  // and seq starts over: num_computed_tokens = 0
 
-  // The newest token needs a slot: true if there is one already or a block to be had.
-  bool can_append(const Sequence& seq) const;
-  void may_append(
-      Sequence& seq);  // takes a block if the newest token needs one. Needs can_append()
+  // Takes blocks for the newest token and num_drafts more after it, as far as free ones go. Returns
+  // how many drafts have a slot now; -1: the newest token has none either.
+  int64_t may_append(Sequence& seq, int64_t num_drafts = 0);
+  void trim(Sequence& seq);  // gives back the blocks behind the computed tokens
 
   // Makes the blocks that seq.num_computed_tokens has filled findable.
   void hash_blocks(Sequence& seq);
@@ -59,11 +59,9 @@ class BlockManager {
     uint64_t hash = 0, parent_hash = 0;  // of the chain up to this block, and up to the one before
   };
   uint64_t chain_hash(uint64_t parent, std::span<const int32_t> tokens) const;
-  uint64_t root_hash(const Sequence& seq) const;
   std::span<const int32_t> tokens_of(const Sequence& seq, int64_t block) const;
   int32_t find(uint64_t hash, uint64_t parent, std::span<const int32_t> tokens) const;  // -1: none
-  // Calls visit(block, hash) for the leading blocks that seq may share with the cache or with its
-  // sibling.
+  // Calls visit(block, hash) for the leading blocks that seq may share with cache or sibling.
   template <class Visit>
   void match_prefix(const Sequence& seq, const Sequence* sibling, Visit visit) const;
   int32_t take_free_block();
@@ -77,9 +75,8 @@ class BlockManager {
   const bool enable_prefix_caching_;
   uint64_t hash_seed_;  // secret, so that nobody can craft collisions
   std::vector<Block> blocks_;
-  std::vector<int32_t> block_tokens_;  // [num_blocks, block_size], of hashed blocks
-  std::vector<int32_t>
-      buckets_;  // hash table: first block of each bucket or -1; a power of two of them
+  std::vector<int32_t> block_tokens_;        // [num_blocks, block_size], of hashed blocks
+  std::vector<int32_t> buckets_;             // hash -> first block or -1; a power of two of them
   int32_t free_head_ = -1, free_tail_ = -1;  // head is handed out next
   int64_t num_free_ = 0;
 };

@@ -15,6 +15,7 @@ LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const M
     : max_model_len_(config.max_model_len),
       vocab_size_(model.vocab_size),
       seed_(config.seed),
+      speculative_config_(config.speculative_config),
       runner_(runner),
       block_manager_(plan.num_kv_blocks, plan.block_size, config.enable_prefix_caching),
       scheduler_(config, block_manager_),
@@ -23,15 +24,12 @@ LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const M
     samplers_.emplace_back(model.vocab_size, model.eos_token_ids);
   const int64_t tokens = config.max_num_batched_tokens,
                 seqs = std::min(config.max_num_seqs, tokens);
-  for (auto* v : {&batch_.token_ids, &batch_.positions, &batch_.slot_mapping, &batch_.logits_rows})
-    v->reserve(tokens);
-  batch_.query_start.reserve(seqs + 1);
-  batch_.context_lens.reserve(seqs);
   // No more table entries than this are in use unless sequences share most of their blocks.
-  batch_.block_tables.reserve(
+  batch_.reserve(
+      tokens, seqs,
       std::min(seqs * block_manager_.blocks_for(max_model_len_), 4 * plan.num_kv_blocks));
-  sampled_.reserve(seqs);
-  sampled_logprobs_.reserve(seqs);
+  sampled_.reserve(tokens);
+  sampled_logprobs_.reserve(tokens);
 }
 
 uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams params,
@@ -80,6 +78,9 @@ uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams para
     seq->token_ids = prompt;
     seq->num_prompt_tokens = length;
     seq->block_table.reserve(blocks);
+    if (speculative_config_.enabled())
+      seq->proposer =
+          std::make_unique<NgramProposer>(speculative_config_, length + params.max_tokens);
     request->sequences.push_back(std::move(seq));
     CompletionOutput& out = request->output.outputs.emplace_back();
     out.index = i;
@@ -131,9 +132,7 @@ void LLMEngine::step() {
     runner_.run(batch_);
     lap(&stats_.seconds.model);
     sample(scheduled);
-    for (size_t i = 0; i < scheduled.size(); ++i)
-      postprocess(scheduled[i], sampled_[i],
-                  sampled_logprobs_[i].empty() ? nullptr : &sampled_logprobs_[i]);
+    for (const ScheduledSequence& s : scheduled) postprocess(s);
   }
   in_step_ = false;
   forget_finished();
@@ -145,19 +144,21 @@ void LLMEngine::lap(double* seconds) {
   *seconds += std::chrono::duration<double>(last_lap_ - before).count();
 }
 
-// Reads the logits of the step, a bounded number of rows at a time.
+// Reads the logits of the step, a bounded number of rows at a time, as if every draft were right.
 void LLMEngine::sample(std::span<const ScheduledSequence> scheduled) {
-  sampled_.assign(scheduled.size(), -1);
+  const auto rows = static_cast<int64_t>(batch_.logits_rows.size());
+  sampled_.assign(rows, -1);
   sampled_logprobs_.clear();
-  sampled_logprobs_.resize(scheduled.size());
-  for (const auto& [seq, num_tokens, first_row, num_rows] : scheduled) {
-    auto& scores = seq->request->output.prompt_logprobs;
-    if (seq->request->wants_prompt_logprobs(*seq))
+  sampled_logprobs_.resize(rows);
+  for (const ScheduledSequence& s : scheduled) {
+    Sequence& seq = *s.seq;
+    auto& scores = seq.request->output.prompt_logprobs;
+    if (seq.request->wants_prompt_logprobs(seq))
       scores.resize(std::max<size_t>(
           scores.size(),
-          std::min(seq->num_computed_tokens + num_tokens + 1, seq->num_prompt_tokens)));
+          std::min(seq.num_computed_tokens + s.num_tokens + 1, seq.num_prompt_tokens)));
+    seq.token_ids.insert(seq.token_ids.end(), s.draft.begin(), s.draft.end());
   }
-  const auto rows = static_cast<int64_t>(batch_.logits_rows.size());
   for (int64_t first = 0; first < rows; first += ModelRunner::kMaxLogitsRows) {
     const int64_t count = std::min(ModelRunner::kMaxLogitsRows, rows - first);
     const auto logits = runner_.logits(first, count);
@@ -169,36 +170,55 @@ void LLMEngine::sample(std::span<const ScheduledSequence> scheduled) {
     runner_.backend().parallel_for(count, std::ref(read));
     lap(&stats_.seconds.sample);
   }
+  for (const ScheduledSequence& s : scheduled)
+    s.seq->token_ids.resize(s.seq->token_ids.size() - s.draft.size());
 }
 
-// A row is a prompt position to be scored, or a sequence's last token, from which the next is
-// drawn. Runs on any thread: it writes what belongs to this row alone.
+// A row is a prompt position to be scored, or a sequence's last token or draft, from which the next
+// is drawn. Runs on any thread: it writes what belongs to this row alone.
 void LLMEngine::read_row(std::span<const ScheduledSequence> scheduled, int64_t row,
                          std::span<float> logits, Sampler& sampler) {
   const auto after = std::ranges::upper_bound(scheduled, row, {}, &ScheduledSequence::first_row);
-  const size_t s = after - scheduled.begin() - 1;
-  Sequence& seq = *scheduled[s].seq;
+  Sequence& seq = *std::prev(after)->seq;
   Request& request = *seq.request;
   const int64_t next = batch_.positions[batch_.logits_rows[row]] + 1;
   if (next < seq.num_prompt_tokens) {
     request.output.prompt_logprobs[next] =
         sampler.logprobs(logits, seq.token_ids[next], *request.params.prompt_logprobs);
   } else if (request.params.max_tokens > 0) {
-    sampled_[s] = sampler.sample(seq, logits);
+    sampled_[row] = sampler.sample(seq, next, logits);
     if (request.params.logprobs)
-      sampled_logprobs_[s] = sampler.logprobs(logits, sampled_[s], *request.params.logprobs);
+      sampled_logprobs_[row] = sampler.logprobs(logits, sampled_[row], *request.params.logprobs);
   }
 }
 
-void LLMEngine::postprocess(const ScheduledSequence& scheduled, int32_t token,
-                            PositionLogprobs* logprobs) {
+// A guess is right if it is the token drawn: the same draw from the same logits as in a step of its
+// own, which has been spared. What was drawn behind a wrong one is forgotten.
+void LLMEngine::postprocess(const ScheduledSequence& scheduled) {
   Sequence& seq = *scheduled.seq;
-  Request& request = *seq.request;
+  const std::span<const int32_t> draft = scheduled.draft;
   if (seq.is_finished()) return;  // cancelled by a callback of this step
   if (!seq.is_decoding()) stats_.prompt_tokens_computed += scheduled.num_tokens;
-  scheduler_.postprocess(scheduled);
+  stats_.num_drafts += !draft.empty();
+  stats_.num_draft_tokens += std::ssize(draft);
+  scheduler_.postprocess(seq, scheduled.num_tokens);
   if (seq.num_uncomputed_tokens() > 0) return;
 
+  // The last token's row, and then those of the draft.
+  int64_t row = scheduled.first_row + scheduled.num_rows - std::ssize(draft) - 1;
+  for (int64_t i = 0;; ++i, ++row) {
+    const bool right = i < std::ssize(draft) && draft[i] == sampled_[row];
+    stats_.num_accepted_tokens += right;
+    auto* const logprobs = sampled_logprobs_[row].empty() ? nullptr : &sampled_logprobs_[row];
+    if (!append(seq, sampled_[row], logprobs)) return;
+    if (!right) break;
+    scheduler_.postprocess(seq, 1);
+  }
+  if (!draft.empty()) block_manager_.trim(seq);
+}
+
+bool LLMEngine::append(Sequence& seq, int32_t token, PositionLogprobs* logprobs) {
+  Request& request = *seq.request;
   FinishReason reason = FinishReason::kLength;
   try {
     if (token >= 0) {
@@ -210,9 +230,11 @@ void LLMEngine::postprocess(const ScheduledSequence& scheduled, int32_t token,
   } catch (...) {  // a callback that throws ends its own request and nobody else's
     abort(request);
   }
-  if (reason == FinishReason::kNone || seq.is_finished()) return;
-  scheduler_.finish(seq);
-  if (request.num_unfinished == 0) finished_.push_back(request.id);
+  if (reason != FinishReason::kNone && !seq.is_finished()) {
+    scheduler_.finish(seq);
+    if (request.num_unfinished == 0) finished_.push_back(request.id);
+  }
+  return !seq.is_finished();
 }
 
 void LLMEngine::forget_finished() {

@@ -39,13 +39,15 @@ class LLMEngine {
   void sample(std::span<const ScheduledSequence> scheduled);
   void read_row(std::span<const ScheduledSequence> scheduled, int64_t row, std::span<float> logits,
                 Sampler& sampler);
-  void postprocess(const ScheduledSequence& scheduled, int32_t token, PositionLogprobs* logprobs);
+  void postprocess(const ScheduledSequence& scheduled);
+  bool append(Sequence& seq, int32_t token, PositionLogprobs* logprobs);  // false: it has ended
   void abort(Request& request);
   void forget_finished();
   void lap(double* seconds);  // adds the time since the last lap
 
   const int64_t max_model_len_, vocab_size_;
   const uint64_t seed_;
+  const SpeculativeConfig speculative_config_;
   ModelRunner& runner_;
   BlockManager block_manager_;
   Scheduler scheduler_;
@@ -60,8 +62,7 @@ class LLMEngine {
   EngineStats stats_;
   std::chrono::steady_clock::time_point last_lap_;
 
-  // Of the step under way, one entry a scheduled sequence; token -1: it has not reached its last
-  // token yet.
+  // Of the step under way, one entry a row of logits; token -1: it scores the prompt.
   std::vector<int32_t> sampled_;
   std::vector<PositionLogprobs> sampled_logprobs_;
 };

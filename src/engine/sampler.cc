@@ -11,18 +11,18 @@ Sampler::Sampler(int64_t vocab_size, std::vector<int32_t> eos_token_ids)
   changes_.reserve(vocab_size);
 }
 
-int32_t Sampler::sample(const Sequence& seq, std::span<float> logits) {
-  adjust(seq, logits);
+int32_t Sampler::sample(const Sequence& seq, int64_t position, std::span<float> logits) {
+  adjust(seq, position, logits);
   scan_.start(logits);
   // A broken model (NaN, infinity) still gives a token.
   const bool greedy = seq.request->params.temperature < 1e-5 || !std::isfinite(scan_.max());
-  const int32_t token = greedy ? scan_.argmax() : draw(seq);
+  const int32_t token = greedy ? scan_.argmax() : draw(seq, position);
   for (; !changes_.empty(); changes_.pop_back())
     logits[changes_.back().id] = changes_.back().before;
   return token;
 }
 
-int32_t Sampler::draw(const Sequence& seq) {
+int32_t Sampler::draw(const Sequence& seq, int64_t position) {
   const SamplingParams& params = seq.request->params;
   float floor = -std::numeric_limits<float>::infinity();
   if (params.min_p > 0)
@@ -30,29 +30,30 @@ int32_t Sampler::draw(const Sequence& seq) {
   if (params.top_k > 0 && params.top_k < vocab_size_)
     floor = std::max(floor, scan_.kth_largest(params.top_k));
   return scan_.draw(floor, params.temperature, params.top_p,
-                    RandomStream(seq.request->seed, seq.index, seq.num_tokens()));
+                    RandomStream(seq.request->seed, seq.index, position));
 }
 
-void Sampler::adjust(const Sequence& seq, std::span<float> logits) {
+void Sampler::adjust(const Sequence& seq, int64_t position, std::span<float> logits) {
   const SamplingParams& params = seq.request->params;
   auto set = [&](int32_t id, float value) {
     changes_.push_back({id, logits[id]});
     logits[id] = value;
   };
   for (const auto& [id, bias] : params.logit_bias) set(id, logits[id] + static_cast<float>(bias));
-  if (seq.num_output_tokens() < params.min_tokens)
+  if (position - seq.num_prompt_tokens < params.min_tokens)
     for (const auto* ids : {&params.stop_token_ids, &eos_token_ids_})
       for (int32_t id : *ids) set(id, -std::numeric_limits<float>::infinity());
   if (params.repetition_penalty != 1.0 || params.presence_penalty != 0 ||
       params.frequency_penalty != 0)
-    apply_penalties(seq, logits);
+    apply_penalties(seq, position, logits);
 }
 
 // Repetition: https://arxiv.org/abs/1909.05858, over prompt and output. Presence and frequency:
 // OpenAI's, over the output.
-void Sampler::apply_penalties(const Sequence& seq, std::span<float> logits) {
+void Sampler::apply_penalties(const Sequence& seq, int64_t position, std::span<float> logits) {
   const SamplingParams& params = seq.request->params;
-  const std::span<const int32_t> all(seq.token_ids), output = all.subspan(seq.num_prompt_tokens);
+  const std::span<const int32_t> all = std::span(seq.token_ids).first(position),
+                                 output = all.subspan(seq.num_prompt_tokens);
   if (counts_.empty()) counts_.resize(vocab_size_);
   for (int32_t id : output) ++counts_[id];
   const auto repetition = static_cast<float>(params.repetition_penalty);

@@ -22,10 +22,11 @@ class Sampler {
   // eos_token_ids: masked, like stop_token_ids, until min_tokens are out.
   Sampler(int64_t vocab_size, std::vector<int32_t> eos_token_ids);
 
-  // The next token of seq, whose newest token gave these logits [vocab_size]. Steps, in vLLM's
-  // order: min_tokens and logit_bias, penalties, then greedy, or temperature, min_p, top_k, top_p
-  // and a draw. The logits are adjusted in place, and are what they were when it returns.
-  int32_t sample(const Sequence& seq, std::span<float> logits);
+  // The token of seq at `position`, by the logits [vocab_size] of the one before. seq has those
+  // tokens at least; what guesses are behind them is not looked at. Steps, in vLLM's order:
+  // min_tokens and logit_bias, penalties, then greedy, or temperature, min_p, top_k, top_p and a
+  // draw. The logits are adjusted in place, and are what they were when it returns.
+  int32_t sample(const Sequence& seq, int64_t position, std::span<float> logits);
 
   // log_softmax(logits) of `token`, then of the top_n most likely tokens.
   PositionLogprobs logprobs(std::span<const float> logits, int32_t token, int64_t top_n);
@@ -35,9 +36,9 @@ class Sampler {
     int32_t id;
     float before;
   };
-  void adjust(const Sequence& seq, std::span<float> logits);
-  void apply_penalties(const Sequence& seq, std::span<float> logits);
-  int32_t draw(const Sequence& seq);
+  void adjust(const Sequence& seq, int64_t position, std::span<float> logits);
+  void apply_penalties(const Sequence& seq, int64_t position, std::span<float> logits);
+  int32_t draw(const Sequence& seq, int64_t position);
 
   const int64_t vocab_size_;
   const std::vector<int32_t> eos_token_ids_;

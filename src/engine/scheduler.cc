@@ -41,11 +41,13 @@ std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
   scheduled_.clear();
   budget_ = max_num_batched_tokens_;
 
-  const bool memory_left = schedule_decodes(batch);
+  const bool memory_left = schedule_decodes();
   for (Sequence* seq : running_)
     if (budget_ > 0 && !seq->is_decoding())
-      schedule_tokens(*seq, std::min(budget_, seq->num_uncomputed_tokens()), batch);
-  if (memory_left) admit_waiting(batch);  // else the preempted one would fight for the same blocks
+      schedule_tokens(*seq, std::min(budget_, seq->num_uncomputed_tokens()));
+  if (memory_left) admit_waiting();  // else the preempted one would fight for the same blocks
+  schedule_drafts();
+  for (ScheduledSequence& s : scheduled_) fill(batch, s);
 
   // Block tables of one common width, so that a backend can index them as a matrix.
   size_t width = 0;
@@ -59,23 +61,22 @@ std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
   return scheduled_;
 }
 
-bool Scheduler::schedule_decodes(Batch& batch) {
+bool Scheduler::schedule_decodes() {
   const int64_t preemptions_before = num_preemptions_;
   for (size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
     Sequence* seq = running_[i];
     if (!seq->is_decoding()) continue;
     // Those that go later have not been scheduled yet, so any of them can give way; in the end the
     // sequence itself.
-    while (seq->status == SequenceStatus::kRunning && !block_manager_.can_append(*seq))
+    while (seq->status == SequenceStatus::kRunning && block_manager_.may_append(*seq) < 0)
       preempt(*running_.back());
     if (seq->status != SequenceStatus::kRunning) break;
-    block_manager_.may_append(*seq);
-    schedule_tokens(*seq, 1, batch);
+    schedule_tokens(*seq, 1);
   }
   return num_preemptions_ == preemptions_before;
 }
 
-void Scheduler::admit_waiting(Batch& batch) {
+void Scheduler::admit_waiting() {
   for (auto it = waiting_.begin();
        it != waiting_.end() && budget_ > 0 && num_running() < max_num_seqs_;) {
     Sequence& seq = **it;
@@ -99,33 +100,52 @@ void Scheduler::admit_waiting(Batch& batch) {
     it = waiting_.erase(it);
     seq.status = SequenceStatus::kRunning;
     running_.insert(std::ranges::upper_bound(running_, &seq, GoesBefore()), &seq);
-    schedule_tokens(seq, std::min(budget_, seq.num_uncomputed_tokens()), batch);
+    schedule_tokens(seq, std::min(budget_, seq.num_uncomputed_tokens()));
   }
 }
 
-void Scheduler::schedule_tokens(Sequence& seq, int64_t num_tokens, Batch& batch) {
-  const int64_t first = seq.num_computed_tokens, end = first + num_tokens,
+void Scheduler::schedule_drafts() {
+  for (ScheduledSequence& s : scheduled_) {
+    Sequence& seq = *s.seq;
+    if (!seq.proposer || !seq.is_decoding()) continue;
+    // The last token that the request may have comes without being guessed.
+    const int64_t left = seq.request->params.max_tokens - seq.num_output_tokens() - 1;
+    s.draft = seq.proposer->propose(seq.token_ids, std::min(left, budget_));
+    s.draft = s.draft.first(block_manager_.may_append(seq, std::ssize(s.draft)));
+    budget_ -= std::ssize(s.draft);
+  }
+}
+
+void Scheduler::schedule_tokens(Sequence& seq, int64_t num_tokens) {
+  scheduled_.push_back({&seq, num_tokens});
+  budget_ -= num_tokens;
+}
+
+void Scheduler::fill(Batch& batch, ScheduledSequence& s) const {
+  const Sequence& seq = *s.seq;
+  const int64_t first = seq.num_computed_tokens, end = first + s.num_tokens + std::ssize(s.draft),
                 block_size = block_manager_.block_size();
-  const int64_t first_row = static_cast<int64_t>(batch.logits_rows.size());
-  const bool score_prompt = seq.request->wants_prompt_logprobs(seq);
+  // Prompt positions from here on are to be scored; a preempted sequence has done some already.
+  const int64_t unscored = seq.request->wants_prompt_logprobs(seq)
+                               ? std::ssize(seq.request->output.prompt_logprobs)
+                               : seq.num_prompt_tokens;
+  s.first_row = std::ssize(batch.logits_rows);
   for (int64_t p = first; p < end; ++p) {
-    if (p + 1 == seq.num_tokens() || (score_prompt && p + 1 < seq.num_prompt_tokens))
+    if (p + 1 >= seq.num_tokens() || (p + 1 >= unscored && p + 1 < seq.num_prompt_tokens))
       batch.logits_rows.push_back(batch.num_tokens());
-    batch.token_ids.push_back(seq.token_ids[p]);
+    batch.token_ids.push_back(p < seq.num_tokens() ? seq.token_ids[p]
+                                                   : s.draft[p - seq.num_tokens()]);
     batch.positions.push_back(static_cast<int32_t>(p));
     batch.slot_mapping.push_back(
         static_cast<int32_t>(seq.block_table[p / block_size] * block_size + p % block_size));
   }
   batch.query_start.push_back(batch.num_tokens());
   batch.context_lens.push_back(static_cast<int32_t>(end));
-  scheduled_.push_back(
-      {&seq, num_tokens, first_row, static_cast<int64_t>(batch.logits_rows.size()) - first_row});
-  budget_ -= num_tokens;
+  s.num_rows = std::ssize(batch.logits_rows) - s.first_row;
 }
 
-void Scheduler::postprocess(const ScheduledSequence& scheduled) {
-  Sequence& seq = *scheduled.seq;
-  seq.num_computed_tokens += scheduled.num_tokens;
+void Scheduler::postprocess(Sequence& seq, int64_t num_tokens) {
+  seq.num_computed_tokens += num_tokens;
   block_manager_.hash_blocks(seq);
 }
 

@@ -3,7 +3,8 @@
 // One token budget a step. Running decodes go first, one token each; what is left goes to prompt
 // chunks, those under way before new ones, so a long prompt never freezes the others. When KV
 // blocks run out, the sequence that goes last is preempted: it gives up its blocks and is
-// recomputed later. Order is priority, then arrival.
+// recomputed later. Order is priority, then arrival. Drafts of speculative decoding get what budget
+// and free blocks are left after everything else: nobody waits or gives way for them.
 //
 // Holds pointers to sequences the engine owns: from add() until finish(). Engine thread only.
 #pragma once
@@ -19,12 +20,13 @@
 
 namespace nanovllm {
 
-// A sequence's share of a step: tokens num_computed_tokens .. + num_tokens, and rows first_row .. +
-// num_rows of the logits.
+// A sequence's share of a step: tokens num_computed_tokens .. + num_tokens, then its draft, and
+// rows first_row .. + num_rows of the logits.
 struct ScheduledSequence {
   Sequence* seq;
   int64_t num_tokens;
-  int64_t first_row, num_rows;
+  std::span<const int32_t> draft = {};
+  int64_t first_row = 0, num_rows = 0;
 };
 
 class Scheduler {
@@ -37,8 +39,7 @@ class Scheduler {
   // Fills the batch and says what is in it; empty only if there is nothing to do. Valid until the
   // next call.
   std::span<const ScheduledSequence> schedule(Batch& batch);
-  // The step is done: these tokens are in the cache now.
-  void postprocess(const ScheduledSequence& scheduled);
+  void postprocess(Sequence& seq, int64_t num_tokens);  // so many more are in the cache now
 
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
@@ -49,9 +50,11 @@ class Scheduler {
   struct GoesBefore {
     bool operator()(const Sequence* a, const Sequence* b) const { return goes_before(*a, *b); }
   };
-  bool schedule_decodes(Batch& batch);  // false: somebody was preempted
-  void admit_waiting(Batch& batch);
-  void schedule_tokens(Sequence& seq, int64_t num_tokens, Batch& batch);
+  bool schedule_decodes();  // false: somebody was preempted
+  void admit_waiting();
+  void schedule_drafts();
+  void schedule_tokens(Sequence& seq, int64_t num_tokens);
+  void fill(Batch& batch, ScheduledSequence& scheduled) const;
   void preempt(Sequence& seq);
 
   const int64_t max_num_seqs_, max_num_batched_tokens_;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "nanovllm/llm.h"
+#include "speculative/ngram_proposer.h"
 #include "tokenizer/tokenizer.h"
 
 namespace nanovllm {
@@ -31,6 +32,8 @@ struct Sequence {
   std::vector<int32_t> block_table;
   int64_t num_hashed_blocks = 0;  // leading blocks that are full, computed and hashed
   uint64_t last_hash = 0;         // chained hash of those
+
+  std::unique_ptr<NgramProposer> proposer;  // null without speculative decoding
 
   // Kept by the output processor.
   std::unique_ptr<IncrementalDetokenizer> detokenizer;  // null without a tokenizer

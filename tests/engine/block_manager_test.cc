@@ -136,15 +136,50 @@ TEST(BlockManager, AppendTakesABlockOnlyAtItsBorder) {
   manager.allocate(a.seq, nullptr);
   a.compute_all(manager);
   a.seq.token_ids.push_back(3);
-  ASSERT_TRUE(manager.can_append(a.seq));
-  manager.may_append(a.seq);
+  EXPECT_EQ(manager.may_append(a.seq), 0);
   EXPECT_EQ(a.seq.block_table.size(), 2u);
   a.seq.token_ids.push_back(4);
-  EXPECT_TRUE(manager.can_append(a.seq));  // the last free slot, no block left
-  manager.may_append(a.seq);
-  a.seq.token_ids.push_back(5);
-  EXPECT_FALSE(manager.can_append(a.seq));
+  EXPECT_EQ(manager.may_append(a.seq), 0);  // the last free slot, no block left
+  EXPECT_EQ(a.seq.block_table.size(), 2u);
   check(manager, {&a.seq});
+  a.seq.token_ids.push_back(5);
+  EXPECT_EQ(manager.may_append(a.seq), -1);
+  EXPECT_EQ(a.seq.block_table.size(), 2u);
+}
+
+TEST(BlockManager, DraftsTakeFreeBlocksAndGiveThemBack) {
+  BlockManager manager(4, 4, true);
+  Holder a(range(0, 4)), b(range(50, 4));
+  manager.allocate(b.seq, nullptr);
+  manager.allocate(a.seq, nullptr);
+  a.compute_all(manager);
+  a.seq.token_ids.push_back(4);
+  EXPECT_EQ(manager.may_append(a.seq, 2), 2);  // in the newest token's block
+  EXPECT_EQ(manager.num_used_blocks(), 3);
+  EXPECT_EQ(manager.may_append(a.seq, 3), 3);  // fills it
+  EXPECT_EQ(manager.num_used_blocks(), 3);
+  EXPECT_EQ(manager.may_append(a.seq, 20), 7);  // the last free block, and no more
+  EXPECT_EQ(manager.num_used_blocks(), 4);
+  a.seq.num_computed_tokens = 5;  // none was right
+  manager.trim(a.seq);
+  EXPECT_EQ(a.seq.block_table.size(), 2u);
+  check(manager, {&a.seq, &b.seq});
+  EXPECT_EQ(manager.may_append(a.seq, 20), 7);
+  a.seq.num_computed_tokens = 9;  // four were right
+  for (int i = 5; i < 9; ++i) a.seq.token_ids.push_back(i);
+  manager.hash_blocks(a.seq);
+  manager.trim(a.seq);
+  EXPECT_EQ(a.seq.block_table.size(), 3u);
+  EXPECT_EQ(a.seq.num_hashed_blocks, 2);
+  check(manager, {&a.seq, &b.seq});
+  a.seq.num_computed_tokens = 8;  // up to a block's end: the next token's block is not held yet
+  manager.trim(a.seq);
+  EXPECT_EQ(a.seq.block_table.size(), 2u);
+  manager.deallocate(a.seq);
+  Holder c(range(0, 9));
+  manager.allocate(c.seq, nullptr);
+  EXPECT_EQ(c.seq.num_computed_tokens, 8);  // tokens that were guessed are found again
+  check(manager, {&b.seq, &c.seq});
 }
 
 TEST(BlockManager, RandomOperationsKeepEveryInvariant) {
@@ -175,10 +210,16 @@ TEST(BlockManager, RandomOperationsKeepEveryInvariant) {
           manager.hash_blocks(seq);
         } else if (seq.num_uncomputed_tokens() == 0) {
           seq.token_ids.push_back(pick(0, 1));
-          if (manager.can_append(seq)) {
-            manager.may_append(seq);
-          } else {
+          const int wanted = pick(0, 6), drafts = static_cast<int>(manager.may_append(seq, wanted));
+          if (drafts < 0) {
             seq.token_ids.pop_back();
+          } else {  // so many of the drafts are right
+            const int right = pick(0, drafts);
+            for (int r = 0; r < right; ++r) seq.token_ids.push_back(pick(0, 1));
+            seq.num_computed_tokens += right;
+            manager.hash_blocks(seq);
+            manager.trim(seq);
+            manager.may_append(seq);  // the newest token is computed next
           }
         }
       }

@@ -41,14 +41,18 @@ Prompt ids(std::vector<int32_t> token_ids) { return {.token_ids = std::move(toke
 
 #ifdef COUNTS_ALLOCATIONS
 TEST(Engine, SteadyDecodeStepsAllocateNothing) {
-  for (const char* model : {"llama-gqa", "llama-chat"}) {  // without and with a tokenizer
-    LLM llm(config_for(model));
+  // Without and with a tokenizer, without and with drafts.
+  for (const auto& [model, drafts] :
+       {std::pair("llama-gqa", 0), {"llama-chat", 0}, {"llama-gqa", 1}, {"llama-chat", 1}}) {
+    EngineConfig config = config_for(model);
+    if (drafts) config.speculative_config = {"ngram", drafts, 2, 1};
+    LLM llm(config);
     for (int i = 0; i < 5; ++i)
       llm.add_request(ids({1, 2, 3, static_cast<int32_t>(i)}),
                       {.temperature = i % 2 ? 0.8 : 0.0,
                        .top_k = i,
                        .top_p = 0.9,
-                       .max_tokens = 200,
+                       .max_tokens = 300,
                        .ignore_eos = true},
                       [](const StreamEvent&) {});
     for (int i = 0; i < 20; ++i) llm.step();
@@ -59,6 +63,7 @@ TEST(Engine, SteadyDecodeStepsAllocateNothing) {
     // Growing text grows strings: a handful of doublings, nothing a step.
     EXPECT_LE(made, has_tokenizer ? 5 * 20 : 0) << model;
     EXPECT_TRUE(llm.has_unfinished_requests());
+    EXPECT_EQ(llm.stats().num_accepted_tokens > 0, drafts > 0);
   }
 }
 #endif
@@ -108,6 +113,8 @@ TEST(Engine, FlagsThatDoNotFitTogetherAreNamed) {
   EXPECT_EQ(refused([](EngineConfig& c) { c.block_size = 0; }), "--block-size");
   EXPECT_EQ(refused([](EngineConfig& c) { c.device = "cuda"; }), "--device");
   EXPECT_EQ(refused([](EngineConfig& c) { c.dtype = "float8"; }), "--dtype");
+  EXPECT_EQ(refused([](EngineConfig& c) { c.speculative_config.method = "eagle"; }),
+            "--speculative-config");
   EXPECT_EQ(refused([](EngineConfig&) {}), "accepted");
 }
 
@@ -160,6 +167,96 @@ TEST(Engine, ACallbackThatThrowsEndsOnlyItsOwnRequest) {
   llm.add_request(ids({1, 2}), params, [&](const StreamEvent& e) { tokens.push_back(e.token_id); });
   while (llm.has_unfinished_requests()) llm.step();
   EXPECT_EQ(tokens, reference);
+}
+
+// A request whose answer is token 7 over and over: every draft after the first few tokens is right.
+SamplingParams repeating(int64_t max_tokens) {
+  return {
+      .temperature = 0, .logit_bias = {{7, 100.0}}, .max_tokens = max_tokens, .ignore_eos = true};
+}
+
+TEST(Engine, RightDraftsSpareSteps) {
+  EngineConfig config = config_for("llama-gqa");
+  config.speculative_config = {"ngram", 5, 3, 1};
+  LLM llm(config);
+  int events = 0;
+  llm.add_request(ids({1, 2, 3}), repeating(100), [&](const StreamEvent& e) {
+    EXPECT_EQ(e.token_id, 7);
+    EXPECT_EQ(std::ssize(e.output->outputs[0].token_ids), ++events);
+    EXPECT_EQ(e.request_finished, events == 100);
+  });
+  while (llm.has_unfinished_requests()) {
+    llm.step();
+    llm.check_integrity();
+  }
+  const EngineStats stats = llm.stats();
+  EXPECT_EQ(events, 100);
+  EXPECT_EQ(stats.tokens_generated, 100);
+  // The prompt's step and one more give two tokens, the second of which repeats the first; then
+  // 16 steps of six tokens, and one of the last two: their draft stops short of max_tokens.
+  EXPECT_EQ(stats.steps, 2 + 16 + 1);
+  EXPECT_EQ(stats.num_drafts, 17);
+  EXPECT_EQ(stats.num_draft_tokens, 16 * 5 + 1);
+  EXPECT_EQ(stats.num_accepted_tokens, 16 * 5 + 1);
+}
+
+// The sequence ends between two tokens of one draft; what was computed behind them counts nowhere.
+TEST(Engine, ASequenceMayEndInTheMiddleOfItsDraft) {
+  EngineConfig config = config_for("llama-chat");
+  config.speculative_config = {"ngram", 8, 2, 1};
+  config.block_size = 2;
+  enum End { kCancel, kThrow, kStopToken, kStopString };
+  for (const End end : {kCancel, kThrow, kStopToken, kStopString})
+    for (int at = 1; at <= 24; ++at) {
+      LLM llm(config);
+      SamplingParams params = repeating(40);
+      params.min_tokens = end == kStopToken || end == kStopString ? at - 1 : 0;
+      if (end == kStopToken) params.stop_token_ids = {7};
+      if (end == kStopString) params.stop = {llm.token_text(7)};
+      if (end == kStopToken) params.logit_bias[9] = 50;  // what is drawn while 7 is masked
+      int tokens = 0, finished = 0;
+      uint64_t id = 0;
+      id = llm.add_request(ids({1, 2, 3}), params, [&](const StreamEvent& e) {
+        tokens += e.token_id >= 0;
+        finished += e.request_finished;
+        if (tokens == at && end == kCancel) llm.cancel(id);
+        if (tokens == at && end == kThrow && e.token_id >= 0) throw std::runtime_error("mine");
+      });
+      while (llm.has_unfinished_requests()) {
+        llm.step();
+        llm.check_integrity();
+      }
+      EXPECT_EQ(tokens, at) << end;
+      EXPECT_EQ(finished, 1) << end;
+      EXPECT_EQ(llm.stats().tokens_generated, at) << end;
+      EXPECT_EQ(llm.stats().kv_blocks_used, 0) << end;
+    }
+}
+
+// Preempted while its prompt is being scored, a sequence starts its prompt again but scores each
+// position once.
+TEST(Engine, PreemptionDoesNotScoreAPromptTwice) {
+  EngineConfig config = config_for("llama-gqa");
+  config.block_size = 4;
+  config.max_model_len = 64;
+  config.max_num_batched_tokens = 3;
+  config.kv_cache_memory_bytes = 17 * 4 * LLM(config).memory_plan().kv_bytes_per_token;
+  const SamplingParams scored{.max_tokens = 1, .ignore_eos = true, .prompt_logprobs = 0};
+  Prompt prompt;
+  for (int32_t i = 0; i < 36; ++i) prompt.token_ids.push_back(i * 7 % 100);
+  LLM alone(config), llm(config);
+  const auto expected = alone.generate({&prompt, 1}, {&scored, 1})[0];
+  RequestOutput output;
+  // A decode that grows while the prompt is scored takes its blocks.
+  llm.add_request(ids(std::vector<int32_t>(21, 3)), {.max_tokens = 40, .ignore_eos = true},
+                  nullptr);
+  while (llm.stats().tokens_generated < 2) llm.step();
+  llm.add_request(prompt, scored, [&](const StreamEvent& e) { output = *e.output; });
+  while (llm.has_unfinished_requests()) llm.step();
+  EXPECT_GT(llm.stats().preemptions, 0);
+  ASSERT_EQ(output.prompt_logprobs.size(), expected.prompt_logprobs.size());
+  for (size_t i = 1; i < output.prompt_logprobs.size(); ++i)
+    EXPECT_EQ(output.prompt_logprobs[i][0].logprob, expected.prompt_logprobs[i][0].logprob);
 }
 
 TEST(Engine, StreamedTextIsTheWholeText) {

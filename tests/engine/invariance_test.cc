@@ -1,11 +1,12 @@
 // Batch invariance, bitwise: a request's tokens and logprobs are the same alone or in company,
-// whatever the block size, the token budget, the cache, the memory, the threads and the order, and
-// whoever is cancelled meanwhile. The reference is each request alone in a roomy engine; each trial
-// then runs all of them under random conditions and compares bit for bit, proving the scheduler's
-// and the cache's invariants after every step.
+// whatever the block size, the token budget, the cache, the memory, the threads and the order,
+// whoever is cancelled meanwhile, and whatever speculative decoding guesses. The reference is each
+// request alone in a roomy engine; each trial then runs all of them under random conditions and
+// compares bit for bit, proving the scheduler's and the cache's invariants after every step.
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <bit>
 #include <random>
 
@@ -54,6 +55,8 @@ std::vector<TestRequest> make_requests(std::mt19937& rng, int64_t vocab_size, in
     if (pick(rng, 0, 3) == 0) p.repetition_penalty = 1.3;
     if (pick(rng, 0, 3) == 0) p.presence_penalty = 0.5, p.frequency_penalty = -0.3;
     if (pick(rng, 0, 3) == 0) p.logit_bias = {{3, 2.0}, {5, -100.0}};
+    // An answer that repeats itself, as one that copies does.
+    if (pick(rng, 0, 3) == 0) p.logit_bias = {{6, 9.0}, {7, 9.0}}, p.max_tokens += 10;
     if (pick(rng, 0, 3) == 0) p.min_tokens = std::min<int64_t>(p.max_tokens, 5);
     if (pick(rng, 0, 2) == 0)
       p.stop_token_ids = {static_cast<int32_t>(pick(rng, 0, vocab_size - 1))};
@@ -103,7 +106,7 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
     reference.push_back(alone.generate({&r.prompt, 1}, {&r.params, 1})[0]);
 
   const int64_t bytes_per_token = alone.memory_plan().kv_bytes_per_token;
-  int64_t preemptions = 0, cached = 0;
+  int64_t preemptions = 0, cached = 0, drafted = 0, accepted = 0;
   for (int trial = 0; trial < 16; ++trial) {
     EngineConfig c = config;
     c.block_size = std::array{1, 2, 7, 16, 256}[pick(rng, 0, 4)];
@@ -111,6 +114,10 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
     c.max_num_seqs = pick(rng, 1, 24);
     c.enable_prefix_caching = pick(rng, 0, 1);
     c.threads = pick(rng, 1, 2);
+    if (pick(rng, 0, 2)) {
+      const int64_t lookup_max = pick(rng, 1, 4);
+      c.speculative_config = {"ngram", pick(rng, 1, 7), lookup_max, pick(rng, 1, lookup_max)};
+    }
     // Sometimes memory for one request and a little more.
     const int64_t blocks = pick(rng, 0, 1)
                                ? (160 + c.block_size - 1) / c.block_size + pick(rng, 0, 3)
@@ -121,7 +128,7 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
                  << GetParam() << " trial " << trial << ": block_size " << c.block_size
                  << " budget " << c.max_num_batched_tokens << " seqs " << c.max_num_seqs
                  << " blocks " << blocks << " caching " << c.enable_prefix_caching << " threads "
-                 << c.threads);
+                 << c.threads << " drafts " << c.speculative_config.num_speculative_tokens);
     LLM llm(c);
     std::vector<size_t> order(requests.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -129,6 +136,7 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
 
     std::vector<RequestOutput> outputs(requests.size());
     std::vector<int> finished(requests.size(), 0);
+    std::vector<std::array<int64_t, 4>> streamed(requests.size(), {0, 0, 0, 0});
     std::vector<uint64_t> ids(requests.size(), 0), doomed;
     size_t next = 0;
     while (next < order.size() || llm.has_unfinished_requests()) {
@@ -140,6 +148,11 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
             requests[i].prompt, requests[i].params,
             [&, i](const StreamEvent& event) {
               ASSERT_EQ(finished[i], 0);
+              if (event.token_id >= 0) {  // one event a token, in order
+                ASSERT_EQ(event.output->outputs[event.index].token_ids.back(), event.token_id);
+                ASSERT_EQ(std::ssize(event.output->outputs[event.index].token_ids),
+                          ++streamed[i][event.index]);
+              }
               if (event.request_finished) outputs[i] = *event.output, ++finished[i];
             },
             requests[i].options);
@@ -162,12 +175,19 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
       if (HasFatalFailure()) return;
     }
     EXPECT_EQ(llm.stats().kv_blocks_used, 0);
-    preemptions += llm.stats().preemptions;
-    cached += llm.stats().prompt_tokens_cached;
+    const EngineStats stats = llm.stats();
+    preemptions += stats.preemptions;
+    cached += stats.prompt_tokens_cached;
+    drafted += stats.num_draft_tokens;
+    accepted += stats.num_accepted_tokens;
+    EXPECT_EQ(stats.num_drafts > 0, c.speculative_config.enabled() && stats.num_draft_tokens > 0);
+    EXPECT_LE(stats.num_drafts, stats.num_draft_tokens);
   }
   // The trials must have met what they are for.
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(cached, 0);
+  EXPECT_GT(accepted, 100);
+  EXPECT_GT(drafted - accepted, 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, InvarianceTest,

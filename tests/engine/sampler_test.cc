@@ -23,6 +23,10 @@ struct Fixture {
     seq.token_ids = std::move(prompt);
     seq.token_ids.insert(seq.token_ids.end(), output.begin(), output.end());
   }
+  // The token after all of them.
+  int32_t sample(Sampler& sampler, std::span<float> logits) const {
+    return sampler.sample(seq, seq.num_tokens(), logits);
+  }
   Request request;
   Sequence seq;
 };
@@ -77,7 +81,7 @@ TEST(Sampler, DrawsFromTheRightDistribution) {
     for (int i = 0; i < draws; ++i) {
       Fixture f(params);
       f.request.seed = i;
-      ++counts[sampler.sample(f.seq, logits)];
+      ++counts[f.sample(sampler, logits)];
     }
     for (const auto& [id, count] : counts)
       ASSERT_TRUE(expected.count(id)) << "drew " << id << " in trial " << trial;
@@ -98,11 +102,11 @@ TEST(Sampler, DrawDependsOnSeedIndexAndPositionOnly) {
     Fixture f({}), g({}), h({});
     f.request.seed = g.request.seed = h.request.seed = i;
     h.seq.index = 1;
-    const int32_t token = a.sample(f.seq, logits);
+    const int32_t token = f.sample(a, logits);
     auto others = random_logits(rng, 100, true);
-    b.sample(h.seq, others);  // another history
-    EXPECT_EQ(b.sample(g.seq, logits), token);
-    differing += a.sample(h.seq, logits) != token;
+    h.sample(b, others);  // another history
+    EXPECT_EQ(g.sample(b, logits), token);
+    differing += h.sample(a, logits) != token;
   }
   EXPECT_GT(differing, 25);
 }
@@ -110,7 +114,7 @@ TEST(Sampler, DrawDependsOnSeedIndexAndPositionOnly) {
 TEST(Sampler, GreedyTakesTheFirstOfEquals) {
   Sampler sampler(4, {});
   std::vector<float> logits = {1, 3, 3, 2};
-  EXPECT_EQ(sampler.sample(Fixture({.temperature = 0}).seq, logits), 1);
+  EXPECT_EQ(Fixture({.temperature = 0}).sample(sampler, logits), 1);
 }
 
 TEST(Sampler, PenaltiesFollowTheirFormulas) {
@@ -119,7 +123,7 @@ TEST(Sampler, PenaltiesFollowTheirFormulas) {
   Sampler sampler(4, {});
   auto greedy = [&](SamplingParams p) {
     p.temperature = 0;
-    return sampler.sample(Fixture(p, {2}, {1, 1}).seq, logits);
+    return Fixture(p, {2}, {1, 1}).sample(sampler, logits);
   };
   EXPECT_EQ(greedy({}), 1);
   EXPECT_EQ(greedy({.presence_penalty = 0.2}), 2);    // 2.0 - 0.2 < 1.9, the prompt does not count
@@ -139,7 +143,7 @@ TEST(Sampler, LeavesTheLogitsAsTheyWere) {
     const auto before = logits;
     SamplingParams p{.top_k = 10, .repetition_penalty = 1.7, .frequency_penalty = 0.3};
     p.min_tokens = 20, p.stop_token_ids = {3, 9, 9}, p.logit_bias = {{3, 5.0}, {9, -2.0}};
-    sampler.sample(Fixture(p, {3, 9, 50, 50}, {9, 5, 77, 77}).seq, logits);
+    Fixture(p, {3, 9, 50, 50}, {9, 5, 77, 77}).sample(sampler, logits);
     EXPECT_EQ(std::memcmp(logits.data(), before.data(), 400), 0);
   }
 }
@@ -149,8 +153,8 @@ TEST(Sampler, MinTokensMasksEveryStop) {
   SamplingParams p{.temperature = 0, .min_tokens = 2};
   p.stop_token_ids = {2};
   std::vector<float> logits = {0, 1, 5, 9};
-  EXPECT_EQ(sampler.sample(Fixture(p, {0}, {0}).seq, logits), 1);
-  EXPECT_EQ(sampler.sample(Fixture(p, {0}, {0, 0}).seq, logits), 3);
+  EXPECT_EQ(Fixture(p, {0}, {0}).sample(sampler, logits), 1);
+  EXPECT_EQ(Fixture(p, {0}, {0, 0}).sample(sampler, logits), 3);
 }
 
 TEST(Sampler, BrokenLogitsStillGiveAToken) {
@@ -160,8 +164,8 @@ TEST(Sampler, BrokenLogitsStillGiveAToken) {
        {std::vector<float>{nan, nan, nan}, {-inf, -inf, -inf}, {inf, 1, nan}})
     for (double temperature : {0.0, 1.0})
       for (int64_t top_k : {0, 2}) {
-        const int32_t token = sampler.sample(
-            Fixture({.temperature = temperature, .top_k = top_k, .top_p = 0.5}).seq, logits);
+        const int32_t token = Fixture({.temperature = temperature, .top_k = top_k, .top_p = 0.5})
+                                  .sample(sampler, logits);
         EXPECT_GE(token, 0);
         EXPECT_LT(token, 3);
       }

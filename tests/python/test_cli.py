@@ -78,6 +78,7 @@ class TestFlags:
         ("--kv-cache-memory-bytes", "2Elephants", "2GiB"),
         ("--kv-cache-dtype", "int3", "bfloat16"),
         ("--dtype", "half", "float32"),
+        ("--speculative-config", "ngram", "not a JSON object"),
         ("--quantization", "awq", "int8"),
         ("--device", "tpu", "cuda"),
         ("--gpu-memory-utilization", "1.5", "1"),
@@ -104,6 +105,19 @@ class TestFlags:
         assert result.returncode == 2 and result.stdout == b""
         message = error_line(result)
         assert message.startswith(flag + ":") and value.lstrip("-") in message and allowed in message
+
+    @pytest.mark.parametrize("config,complaint", [
+        ({"method": "eagle", "num_speculative_tokens": 3}, 'method is "eagle", allowed is "ngram"'),
+        ({"method": "ngram"}, "num_speculative_tokens is missing"),
+        ({"method": "ngram", "num_speculative_tokens": 0}, "num_speculative_tokens is 0, allowed is an integer from 1 to 256"),
+        ({"method": "ngram", "num_speculative_tokens": 3, "draft": 1}, 'unknown key "draft", allowed are method,'),
+        ({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2, "prompt_lookup_min": 4},
+         "prompt_lookup_min is 4, more than prompt_lookup_max 2"),
+    ])
+    def test_wrong_speculative_config_names_the_key(self, cli, config, complaint):
+        result = cli("generate", CHAT, "-p", "x", "--speculative-config", json.dumps(config))
+        assert result.returncode == 2 and result.stdout == b""
+        assert error_line(result).startswith("--speculative-config: ") and complaint in error_line(result)
 
     @pytest.mark.parametrize("command", ["chat", "run-batch", "bench throughput", "bench latency", "inspect"])
     def test_engine_flags_are_everywhere(self, cli, command):

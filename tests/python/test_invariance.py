@@ -52,6 +52,11 @@ def requests(model):
     return [{"ignore_eos": True, "return_token_ids": True, **body} for body in bodies]
 
 
+def drafts(tokens, longest, shortest):
+    return ["--speculative-config", json.dumps({"method": "ngram", "num_speculative_tokens": tokens,
+                                                "prompt_lookup_max": longest, "prompt_lookup_min": shortest})]
+
+
 def answer(body):
     """What must not change: everything but names, times, and how much came from the cache."""
     usage = {k: v for k, v in body["usage"].items() if k != "prompt_tokens_details"}
@@ -97,24 +102,48 @@ VARIANTS = [
     ["--no-enable-prefix-caching"],
     ["--no-enable-prefix-caching", "--block-size", "1", "--max-num-batched-tokens", "3"],
     ["--block-size", "5", "--max-num-batched-tokens", "13", "--max-num-seqs", "5", "--threads", "2"],
+    drafts(1, 1, 1), drafts(4, 3, 1), drafts(16, 2, 1) + ["--block-size", "3"],
+    drafts(6, 3, 1) + ["--max-num-batched-tokens", "7"],
+    drafts(5, 4, 2) + ["--no-enable-prefix-caching", "--max-num-seqs", "3", "--threads", "1"],
 ]
 
 
 @pytest.mark.parametrize("flags", VARIANTS, ids=" ".join)
 def test_together(alone, flags):
-    check(alone, *flags)
+    log = check(alone, *flags)
+    if "--speculative-config" in flags:
+        _, drafted, accepted = map(int, re.search(r"drafts: (\d+) of (\d+) tokens, (\d+) of them accepted", log).groups())
+        assert drafted > accepted
+    else:
+        assert "drafts" not in log
+
+
+def test_drafts_that_are_right_change_nothing_either(alone):
+    """Answers that repeat themselves, greedy and sampled: here most guesses are right."""
+    model, _, _ = alone
+    rng = random.Random(1)
+    bodies = [{"prompt": [rng.randrange(3, 90) for _ in range(10 + i)], "max_tokens": 40, "logprobs": 2, "ignore_eos": True,
+               "return_token_ids": True, "temperature": i % 3 * 0.7, "seed": i, "n": 1 + i % 3 // 2,
+               "logit_bias": {"7": 30.0, "11": 28.0}} for i in range(6)]
+    expected = [answer(run_batch(TINY / model, [body], "--threads", "1")[0]) for body in bodies]
+    results, log = run_batch_with_log(TINY / model, bodies, *drafts(5, 3, 1), "--block-size", "4")
+    assert [answer(r) for r in results] == expected
+    _, drafted, accepted = map(int, re.search(r"drafts: (\d+) of (\d+) tokens, (\d+) of them accepted", log).groups())
+    assert accepted > 40 and drafted > accepted, log
 
 
 @pytest.mark.parametrize("caching", ["--enable-prefix-caching", "--no-enable-prefix-caching"])
 @pytest.mark.parametrize("block_size", [1, 4, 16])
-def test_with_preemption(alone, block_size, caching):
+@pytest.mark.parametrize("more", [[], drafts(6, 2, 1)], ids=["", "drafts"])
+def test_with_preemption(alone, block_size, caching, more):
     model, _, _ = alone
     plan = json.loads(subprocess.run([binary(), "inspect", str(TINY / model), "--json"], capture_output=True, text=True,
                                      check=True).stdout)["memory"]
     blocks = -(-LONGEST // block_size) + 1
     log = check(alone, "--kv-cache-memory-bytes", plan["kv_bytes_per_token"] * block_size * blocks,
-                "--block-size", block_size, "--max-num-batched-tokens", 48, caching)
-    assert int(re.search(r"(\d+) preemptions", log)[1]) > 0, log
+                "--block-size", block_size, "--max-num-batched-tokens", 48, caching, *more)
+    if not more:  # with drafts, sequences may be through before memory runs short
+        assert int(re.search(r"(\d+) preemptions", log)[1]) > 0, log
 
 
 @pytest.mark.parametrize("seed", range(3))

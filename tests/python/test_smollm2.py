@@ -5,6 +5,7 @@ cached copy nor a network. tests/data/smollm2_golden.json comes from tools/make_
 """
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -78,3 +79,18 @@ def test_chat_completions_use_the_template(model):
     result = run_batch(model, [body], urls=["/v1/chat/completions"])[0]
     assert result["choices"][0]["message"]["content"] == "The capital of France is Paris."
     assert result["choices"][0]["finish_reason"] == "stop"
+
+
+def test_guessed_tokens_change_no_answer(model):
+    """A task that copies: most tokens are guessed, and the text is what it is without guessing."""
+    code = "def area(width, height):\n    return width * height\n\n\ndef volume(width, height, depth):\n    return area(width, height) * depth\n"
+    command = [binary(), "generate", model, "-p", f"Repeat this code exactly:\n\n```python\n{code}```", "--temperature", "0",
+               "--repetition-penalty", "1", "--max-tokens", "64"]
+    speculative = ["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 1}']
+    without = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    guessed = subprocess.run(command + speculative, capture_output=True, text=True, timeout=300)
+    assert without.returncode == guessed.returncode == 0
+    assert guessed.stdout == without.stdout and "return width * height" in guessed.stdout
+    accepted = int(re.search(r"(\d+) of them accepted", guessed.stderr)[1])
+    answered = int(re.search(r"answer: (\d+) tokens", guessed.stderr)[1])
+    assert accepted > answered / 3, guessed.stderr

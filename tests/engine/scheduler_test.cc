@@ -1,0 +1,141 @@
+// The scheduler without a model: what drafts may take from others, which is nothing.
+
+#include "engine/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+namespace nanovllm {
+namespace {
+
+struct Step {
+  std::vector<std::tuple<uint64_t, int64_t, int64_t>> work;  // request, first token, tokens
+  int64_t preemptions = 0;
+  bool operator==(const Step&) const = default;
+};
+
+struct Recording {
+  std::map<std::pair<uint64_t, int64_t>, int32_t> tokens;  // (request, position) -> what came out
+  std::vector<Step> steps;
+  int64_t draft_tokens = 0;
+};
+
+// Runs a random load whose "model" never says what was guessed. With a recording to play back, the
+// same tokens come out again, without any speculation.
+Recording run(uint64_t seed, const Recording* playback) {
+  std::mt19937 rng(seed);
+  auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); };
+  EngineConfig config;
+  config.block_size = pick(1, 6);
+  config.max_num_seqs = pick(1, 6);
+  config.max_num_batched_tokens = pick(1, 40);
+  const int64_t num_blocks = 60 / config.block_size + pick(0, 6);
+  // Without prefix caching: where memory is short, blocks that drafts take are forgotten earlier.
+  BlockManager blocks(num_blocks, config.block_size, false);
+  Scheduler scheduler(config, blocks);
+  const SpeculativeConfig speculative{"ngram", pick(1, 8), 3, 1};
+  std::vector<std::unique_ptr<Request>> requests;
+  for (int i = 0; i < 8; ++i) {
+    auto request = std::make_unique<Request>();
+    request->id = i;
+    request->params.max_tokens = pick(1, 30);
+    auto seq = std::make_unique<Sequence>();
+    seq->request = request.get();
+    for (int n = pick(1, 25); n > 0; --n) seq->token_ids.push_back(pick(0, 3));
+    seq->num_prompt_tokens = seq->num_tokens();
+    if (!playback) seq->proposer = std::make_unique<NgramProposer>(speculative, 100);
+    request->sequences.push_back(std::move(seq));
+    requests.push_back(std::move(request));
+    scheduler.add(*requests.back()->sequences[0]);
+  }
+  Recording recording;
+  Batch batch;
+  while (scheduler.num_running() + scheduler.num_waiting() > 0) {
+    const auto scheduled = scheduler.schedule(batch);
+    EXPECT_LE(batch.num_tokens(), config.max_num_batched_tokens);
+    Step& step = recording.steps.emplace_back();
+    for (const ScheduledSequence& s : scheduled) {
+      Sequence& seq = *s.seq;
+      step.work.emplace_back(seq.request->id, seq.num_computed_tokens, s.num_tokens);
+      recording.draft_tokens += std::ssize(s.draft);
+      EXPECT_LE(seq.num_output_tokens() + 1 + std::ssize(s.draft), seq.request->params.max_tokens);
+      scheduler.postprocess(seq, s.num_tokens);
+      if (seq.num_uncomputed_tokens() > 0) continue;
+      int32_t token = pick(0, 3);
+      if (!s.draft.empty() && token == s.draft[0]) token = (token + 1) % 4;
+      const std::pair key(seq.request->id, seq.num_tokens());
+      if (playback) token = playback->tokens.at(key);
+      recording.tokens[key] = token;
+      seq.token_ids.push_back(token);
+      if (seq.num_output_tokens() == seq.request->params.max_tokens) {
+        scheduler.finish(seq);
+      } else if (!s.draft.empty()) {
+        blocks.trim(seq);
+      }
+    }
+    step.preemptions = scheduler.num_preemptions();
+    scheduler.check_integrity();
+  }
+  EXPECT_EQ(blocks.num_used_blocks(), 0);
+  return recording;
+}
+
+TEST(Scheduler, WrongDraftsChangeNothingForAnybody) {
+  int64_t draft_tokens = 0, preemptions = 0;
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    const Recording with = run(seed, nullptr), without = run(seed, &with);
+    ASSERT_EQ(with.steps.size(), without.steps.size()) << "seed " << seed;
+    for (size_t i = 0; i < with.steps.size(); ++i)
+      ASSERT_EQ(with.steps[i], without.steps[i]) << "seed " << seed << " step " << i;
+    draft_tokens += with.draft_tokens;
+    preemptions += with.steps.back().preemptions;
+    EXPECT_EQ(without.draft_tokens, 0);
+  }
+  EXPECT_GT(draft_tokens, 1000);
+  EXPECT_GT(preemptions, 50);
+}
+
+TEST(Scheduler, DraftsComeAfterPromptChunks) {
+  EngineConfig config;
+  config.block_size = 4;
+  config.max_num_batched_tokens = 10;
+  BlockManager blocks(100, 4, true);
+  Scheduler scheduler(config, blocks);
+  Request first, second;
+  auto add = [&](Request& request, uint64_t id, int64_t length) -> Sequence& {
+    request.id = id;
+    request.params.max_tokens = 50;
+    auto seq = std::make_unique<Sequence>();
+    seq->request = &request;
+    seq->token_ids.assign(length, 1);
+    seq->num_prompt_tokens = length;
+    seq->proposer = std::make_unique<NgramProposer>(SpeculativeConfig{"ngram", 4, 1}, 100);
+    request.sequences.push_back(std::move(seq));
+    scheduler.add(*request.sequences[0]);
+    return *request.sequences[0];
+  };
+  Batch batch;
+  Sequence& a = add(first, 1, 3);
+  scheduler.schedule(batch);
+  scheduler.postprocess(a, 3);
+  a.token_ids.push_back(1);
+  add(second, 2, 30);
+  auto scheduled = scheduler.schedule(batch);
+  ASSERT_EQ(scheduled.size(), 2u);
+  EXPECT_TRUE(scheduled[0].draft.empty());  // the prompt chunk takes the whole budget
+  EXPECT_EQ(scheduled[1].num_tokens, 9);
+  scheduler.finish(*scheduled[1].seq);
+  scheduled = scheduler.schedule(batch);
+  ASSERT_EQ(scheduled.size(), 1u);
+  EXPECT_EQ(scheduled[0].draft.size(), 4u);
+  EXPECT_EQ(batch.token_ids, std::vector<int32_t>(5, 1));
+  EXPECT_EQ(batch.positions, (std::vector<int32_t>{3, 4, 5, 6, 7}));
+  EXPECT_EQ(batch.logits_rows, (std::vector<int32_t>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(batch.context_lens, std::vector<int32_t>{8});
+  EXPECT_EQ(scheduled[0].num_rows, 5);
+}
+
+}  // namespace
+}  // namespace nanovllm
