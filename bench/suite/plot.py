@@ -80,7 +80,7 @@ def draw(results):
         bottoms[column] += height
     height = max(bottoms) + 24
     machine = results["machine"]
-    body.append(text(MARGIN, height - 14, f"{machine['processor']}, {machine['threads']} threads", "faint"))
+    body.append(text(MARGIN, height - 14, f"{machine['processor']}, threads: {machine['threads']}", "faint"))
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
             f'role="img" aria-label="nano-vLLM beside llama.cpp and OpenVINO GenAI">\n<style>\n{style()}\n</style>\n'
             f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>\n' + "\n".join(body) + "\n</svg>\n")

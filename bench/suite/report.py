@@ -93,13 +93,18 @@ def context_table(results):
     return "\n".join(lines) + "\n"
 
 
-def limits_text(limits):
-    parts = [f"{limits['float32_gflops']:.0f} GFLOP/s of float32 multiply-adds"]
-    if limits["bf16_gflops"]:
-        parts.append(f"{limits['bf16_gflops']:.0f} GFLOP/s of bfloat16 ones")
-    if limits["int8_gops"]:
-        parts.append(f"{limits['int8_gops']:.0f} G/s of 8-bit ones")
-    return f"{', '.join(parts)}, {limits['read_gbytes']:.1f} GB/s read"
+def limits_text(runs):
+    """Lowest and highest over the runs of the scenarios."""
+    def text(key, digits, unit):
+        values = sorted({round(run["limits"][key], digits) for run in runs})
+        if not values[-1]:
+            return []
+        ends = [values[0]] if len(values) == 1 else [values[0], values[-1]]
+        return ["–".join(f"{v:.{digits}f}" for v in ends) + unit]
+
+    return ", ".join(text("float32_gflops", 0, " GFLOP/s of float32 multiply-adds") +
+                     text("bf16_gflops", 0, " GFLOP/s of bfloat16 ones") + text("int8_gops", 0, " G/s of 8-bit ones") +
+                     text("read_gbytes", 1, " GB/s read"))
 
 
 def page(results):
@@ -110,12 +115,11 @@ def page(results):
         versions.update(run.get("versions", {}))
     dates = sorted({run["date"] for run in runs})
     quick = any(run.get("quick") for run in runs)
-    limits = "; ".join(sorted({limits_text(run["limits"]) for run in runs}))
     return (f"# nano-vLLM beside its peers\n\n"
-            f"{machine['processor']}, {machine['threads']} threads, {dates[0]}{'' if len(dates) == 1 else ' to ' + dates[-1]}. "
+            f"{machine['processor']}, threads: {machine['threads']}, {dates[0]}{'' if len(dates) == 1 else ' to ' + dates[-1]}. "
             f"{', '.join(f'{k} {v}' for k, v in sorted(versions.items()))}."
             f"{' **Made with --quick: the figures mean nothing.**' if quick else ''}\n\n"
-            f"The machine's limits, measured in the same runs: {limits}.\n\n"
+            f"The machine's limits, measured with each scenario: {limits_text(runs)}.\n\n"
             f"Medians, with the lowest and highest of the rounds; the engines take turns. Ratios compare the same width of weights. "
             f"The model is random weights in the shape of Qwen3-0.6B unless SmolLM2 is named. "
             f"[docs/benchmarks.md](../../docs/benchmarks.md) says what each figure means.\n\n"

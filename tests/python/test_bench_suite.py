@@ -85,7 +85,7 @@ def test_the_picture_has_a_bar_and_a_figure_for_each_entry():
     name = "{http://www.w3.org/2000/svg}"
     bars = [r for r in tree.iter(name + "rect") if r.get("class") in ("ours", "llama", "vino")]
     words = [t.text for t in tree.iter(name + "text")]
-    assert len(bars) == 4 and {"160", "100", "300", "120", "nano-vLLM int8", "A & B, 2 threads"} <= set(words)
+    assert len(bars) == 4 and {"160", "100", "300", "120", "nano-vLLM int8", "A & B, threads: 2"} <= set(words)
     assert all(0 < float(b.get("x")) and float(b.get("x")) + float(b.get("width")) < 960 for b in bars)
     by_width = sorted(bars, key=lambda b: float(b.get("width")))
     assert by_width[-1].get("class") == "ours" and by_width[0].get("class") == "llama"
