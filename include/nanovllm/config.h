@@ -39,7 +39,7 @@ struct EngineConfig {
   std::string device = "auto";  // auto | cpu | cuda
   double gpu_memory_utilization = 0.9;
   bool enforce_eager = false;
-  int64_t threads = 0;  // 0: one for every processor this process may use
+  int64_t threads = 0;  // 0: one a physical core this process may use
   bool enable_prefix_caching = true;
   SpeculativeConfig speculative_config;
   uint64_t seed = 0;  // seeds requests that name no seed of their own

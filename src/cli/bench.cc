@@ -89,12 +89,40 @@ void add_run_figures(const RunFigures& run, Json* result) {
   (*result)["decode_tokens_per_second"] = run.decode_tokens_per_second;
 }
 
+struct StepPart {
+  const char *name, *words;
+  double seconds;
+};
+
+std::vector<StepPart> step_parts(const LLM& llm) {
+  const StepSeconds s = llm.stats().seconds;
+  return {{"model", "model", s.model},
+          {"logits", "logits", s.logits},
+          {"sample", "sampling", s.sample},
+          {"schedule", "scheduling", s.schedule},
+          {"postprocess", "output", s.postprocess}};
+}
+
+// Where the steps' time went, warm-up included.
+std::string step_shares(const LLM& llm) {
+  const std::vector<StepPart> parts = step_parts(llm);
+  double total = 0;
+  for (const StepPart& part : parts) total += part.seconds;
+  std::string text = "Steps: ";
+  for (const StepPart& part : parts)
+    text += fmt::format("{}{} {:.2f} %", &part == &parts[0] ? "" : ", ", part.words,
+                        total > 0 ? 100 * part.seconds / total : 0);
+  return text + "\n";
+}
+
 void add_process_figures(const LLM& llm, double load_seconds, Json* result) {
   (*result)["load_seconds"] = load_seconds;
   (*result)["weights_bytes"] = llm.memory_plan().weights_bytes;
   (*result)["kv_cache_bytes"] = llm.memory_plan().kv_cache_bytes;
   (*result)["activation_bytes"] = llm.memory_plan().activation_bytes;
   (*result)["preemptions"] = llm.stats().preemptions;
+  (*result)["step_seconds"] = Json::object();
+  for (const StepPart& part : step_parts(llm)) (*result)["step_seconds"][part.name] = part.seconds;
   (*result)["peak_memory_bytes"] = peak_memory_bytes();
   const EngineStats stats = llm.stats();
   (*result)["num_drafts"] = stats.num_drafts;
@@ -165,7 +193,7 @@ int run_throughput(const BenchOptions& o) {
                   "s, peak memory {}\n",
                   requests / elapsed, total / elapsed, out / elapsed, w.input_tokens,
                   w.output_tokens, elapsed, format_bytes(peak_memory_bytes())) +
-          drafts_line(llm),
+          drafts_line(llm) + step_shares(llm),
       result);
   return kExitOk;
 }

@@ -77,7 +77,7 @@ void add_engine_flags(Flags& flags, EngineConfig* config) {
                &config->gpu_memory_utilization);
   flags.toggle("--enforce-eager", "no CUDA graphs", &config->enforce_eager);
   flags.integer("--threads",
-                "CPU threads; 0: one for each processor this process may use (default: 0)",
+                "CPU threads; 0: one for each physical core this process may use (default: 0)",
                 &config->threads, 0);
   flags.toggle("--enable-prefix-caching", "share equal beginnings of prompts (the default)",
                &config->enable_prefix_caching, true);

@@ -1,24 +1,12 @@
 #include "model/model_runner.h"
 
 #include <algorithm>
-#include <thread>
 
+#include "backend/cpu/processors.h"
 #include "nanovllm/error.h"
-
-#ifdef __linux__
-#include <sched.h>
-#endif
 
 namespace nanovllm {
 namespace {
-
-int available_processors() {
-#ifdef __linux__
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-#endif
-  return std::max(1u, std::thread::hardware_concurrency());
-}
 
 KVCacheShape kv_shape(const ModelConfig& model, const EngineConfig& config, int64_t num_blocks) {
   return {model.num_layers,   num_blocks,     config.block_size,
@@ -50,7 +38,7 @@ MemoryPlan plan_memory(Checkpoint& checkpoint, EngineConfig* config) {
     throw InvalidArgument(
         "--tensor-parallel-size",
         "is " + std::to_string(config->tensor_parallel_size) + "; this build supports 1");
-  if (config->threads == 0) config->threads = available_processors();
+  if (config->threads == 0) config->threads = available_processors().default_threads();
   const ModelConfig& model = checkpoint.config();
   const int64_t limit = model.max_position_embeddings, block_size = config->block_size;
   if (config->max_model_len > limit)
