@@ -49,6 +49,7 @@ void report(const BenchOptions& o, const std::string& text, const Json& result) 
 
 void check(const BenchOptions& o) {
   const WorkloadOptions& w = o.workload;
+  SamplingFlags{.params = w.params}.check();
   if (!(w.range_ratio >= 0 && w.range_ratio < 1))
     throw InvalidArgument(
         "--random-range-ratio",
@@ -240,6 +241,12 @@ void add_common(Flags& flags, BenchOptions* o) {
   flags.integer("--random-prefix-len", "tokens that all prompts begin with (default: 0)",
                 &w->prefix_len, 0, 1 << 24);
   flags.integer("--n", "completions of each prompt (default: 1)", &w->params.n, 1);
+  flags.number("--temperature", "0 always takes the likeliest token (default: 1)",
+               &w->params.temperature);
+  flags.integer("--top-k", "only the K likeliest tokens; 0: all (default: 0)", &w->params.top_k,
+                -1);
+  flags.number("--top-p", "only the likeliest tokens that together reach P (default: 1)",
+               &w->params.top_p);
   flags.text("--output-json", "FILE", "also write the result there", &o->output_json);
   flags.toggle("--json", "print the result as JSON", &o->json);
   add_engine_seed(flags, &o->config);
