@@ -1,8 +1,7 @@
-// bench_kernels [threads] [--cpu-time]: each kernel's time, and its share of the limit that bounds
-// it, measured in the same run.
+// bench_kernels [threads] [--cpu-time]: the products' time, and its share of the limit that bounds
+// it, measured in the same run. (bench_attention measures the others.)
 //
-// The shapes are those of a 135M Llama model (hidden 576, intermediate 1536, 9 heads, 3 kv heads of
-// 64). Every figure is the best of several rounds, limits included, so that a busy machine disturbs
+// Every figure is the best of several rounds, limits included, so that a busy machine disturbs
 // both alike; --cpu-time, with one thread, counts the processor time instead of the time that
 // passes.
 #include <algorithm>
@@ -100,65 +99,6 @@ void bench_linear(const Limits& limits, int threads) {
   }
 }
 
-void bench_attention(const Limits& limits, int threads) {
-  constexpr int kHeads = 9, kKVHeads = 3, kDim = 64, kBlock = 16, kContext = 2048,
-                kRow = (kHeads + 2 * kKVHeads) * kDim;
-  CpuBackend backend(choose_kernels(), threads);
-  backend.allocate_kv_cache({1, kContext / kBlock, kBlock, kKVHeads, kDim, KVType::kBFloat16});
-  float* qkv = backend.allocate(int64_t{kContext} * kRow);
-  float* out = backend.allocate(int64_t{kContext} * kHeads * kDim);
-  float* cos_sin = backend.allocate(int64_t{kContext} * kDim);
-  std::mt19937 random(1);
-  for (int64_t i = 0; i < int64_t{kContext} * kRow; ++i)
-    qkv[i] = static_cast<float>(random() % 1000) / 1000 - 0.5f;
-  const auto batch_of = [&](int first, int tokens) {
-    Batch batch;
-    batch.block_size = kBlock;
-    batch.block_table_stride = kContext / kBlock;
-    for (int i = 0; i < kContext / kBlock; ++i) batch.block_tables.push_back(i);
-    for (int p = first; p < first + tokens; ++p) {
-      batch.token_ids.push_back(0);
-      batch.positions.push_back(p);
-      batch.slot_mapping.push_back(p);
-    }
-    batch.query_start = {0, tokens};
-    batch.context_lens = {first + tokens};
-    return batch;
-  };
-  const Batch all = batch_of(0, kContext);
-  const double rope = best_seconds(3, [&] {
-    backend.rope_and_store_kv(
-        {0, kHeads, kKVHeads, kDim, kDim, nullptr, nullptr, 0, cos_sin, false}, all, qkv);
-  });
-  std::printf("rope and store, %d tokens: %.2f ms\n", kContext, rope * 1e3);
-  for (const auto& [first, tokens] : {std::pair{0, 512}, {1536, 512}, {kContext - 1, 1}}) {
-    const Batch batch = batch_of(first, tokens);
-    const double t = best_seconds(tokens == 1 ? 50 : 4, [&] {
-      backend.attention({0, kHeads, 0.125f, 0}, batch, qkv, out);
-    });
-    double keys = 0;
-    for (int p = first; p < first + tokens; ++p) keys += p + 1;
-    std::printf(
-        "attention, %d tokens after %d: %.3f ms, %.0f%% of the multiply-add limit, cache read at "
-        "%.1f GB/s\n",
-        tokens, first, t * 1e3, 100 * 4 * keys * kHeads * kDim / t / 1e9 / limits.gflops,
-        4.0 * (first + tokens) * kKVHeads * kDim / t / 1e9);
-  }
-}
-
-void bench_rows(int threads) {
-  constexpr int64_t kRows = 512, kDim = 1536;
-  CpuBackend backend(choose_kernels(), threads);
-  float* x = backend.allocate(kRows * 2 * kDim);
-  float* w = backend.allocate(kDim);
-  float* out = backend.allocate(kRows * kDim);
-  for (int64_t i = 0; i < kRows * 2 * kDim; ++i) x[i] = static_cast<float>(i % 1000) / 500 - 1;
-  const double norm = best_seconds(10, [&] { backend.rms_norm(x, w, 1e-5f, kRows, kDim, out); });
-  const double silu = best_seconds(10, [&] { backend.silu_mul(x, kRows, kDim, out); });
-  std::printf("rms_norm %.1f GB/s, silu_mul %.1f GB/s (512 rows of 1536, read and written)\n",
-              2.0 * 4 * kRows * kDim / norm / 1e9, 3.0 * 4 * kRows * kDim / silu / 1e9);
-}
-
 }  // namespace
 }  // namespace nanovllm::bench
 
@@ -171,6 +111,4 @@ int main(int argc, char** argv) {
   std::printf("%s, %d threads: %.0f GFLOP/s float32 multiply-add, %.1f GB/s read\n",
               nanovllm::choose_kernels().name, threads, limits.gflops, limits.read_gbytes);
   bench_linear(limits, threads);
-  bench_attention(limits, threads);
-  bench_rows(threads);
 }

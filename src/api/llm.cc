@@ -32,7 +32,7 @@ ModelInfo describe(const Checkpoint& checkpoint, const ModelConfig& c, const Eng
   }
   for (const auto& [name, n] : elements)
     if (n > elements[info.weight_dtype]) info.weight_dtype = name;
-  info.kv_cache_dtype = kv_type(config) == KVType::kFloat32 ? "float32" : "bfloat16";
+  info.kv_cache_dtype = config.kv_cache_dtype == "auto" ? "bfloat16" : config.kv_cache_dtype;
   info.num_layers = c.num_layers;
   info.hidden_size = c.hidden_size;
   info.num_heads = c.num_heads;

@@ -18,6 +18,7 @@
 #include <string>
 
 #include "backend/batch.h"
+#include "backend/kv_type.h"
 #include "backend/tensor.h"
 
 namespace nanovllm {
@@ -27,7 +28,6 @@ namespace nanovllm {
 // stay as they are). kInt8 / kInt4 quantize unquantized tensors in blocks of 32 along the input
 // dimension, weight only.
 enum class WeightType { kAsStored, kFloat32, kBFloat16, kInt8, kInt4 };
-enum class KVType { kFloat32, kBFloat16 };
 
 // A packed [out_features, in_features] matrix, opaque to everything above the backend.
 class Weight {

@@ -63,7 +63,7 @@ void add_engine_flags(Flags& flags, EngineConfig* config) {
                 config->kv_cache_memory_bytes = parse_memory_bytes(flag, value);
               });
   flags.text("--kv-cache-dtype", "TYPE",
-             "auto, float32 or bfloat16 (default: auto, which is bfloat16)",
+             "auto, float32, bfloat16 or int8 (default: auto, which is bfloat16)",
              &config->kv_cache_dtype);
   flags.text(
       "--dtype", "TYPE",

@@ -36,7 +36,7 @@ void EngineConfig::validate() const {
   check_range("--kv-cache-memory-bytes", kv_cache_memory_bytes, 0, int64_t{1} << 46);
   check_range("--tensor-parallel-size", tensor_parallel_size, 1, 1024);
   check_range("--threads", threads, 0, 1024);
-  check_choice("--kv-cache-dtype", kv_cache_dtype, {"auto", "float32", "bfloat16"});
+  check_choice("--kv-cache-dtype", kv_cache_dtype, {"auto", "float32", "bfloat16", "int8"});
   check_choice("--dtype", dtype, {"auto", "float32", "bfloat16"});
   check_choice("--quantization", quantization, {"none", "int8", "int4"});
   check_choice("--device", device, {"auto", "cpu", "cuda"});

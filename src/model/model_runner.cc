@@ -26,7 +26,9 @@ WeightType weight_type(const EngineConfig& config) {
 }
 
 KVType kv_type(const EngineConfig& config) {
-  return config.kv_cache_dtype == "float32" ? KVType::kFloat32 : KVType::kBFloat16;
+  if (config.kv_cache_dtype == "float32") return KVType::kFloat32;
+  if (config.kv_cache_dtype == "int8") return KVType::kInt8;
+  return KVType::kBFloat16;
 }
 
 MemoryPlan plan_memory(Checkpoint& checkpoint, EngineConfig* config) {

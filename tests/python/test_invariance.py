@@ -157,7 +157,7 @@ def test_shuffled(alone, seed):
     assert any(got["usage"]["prompt_tokens_details"]["cached_tokens"] for got in results)
 
 
-@pytest.mark.parametrize("kv", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kv", ["float32", "bfloat16", "int8"])
 def test_every_instruction_set_gives_the_same_bits(kv):
     bodies = requests("llama-chat")
     flags = ("--kv-cache-dtype", kv)

@@ -15,13 +15,6 @@ constexpr int64_t kSerialFloats = 8192;
 // threads.
 constexpr int64_t kPanelsOneRow = 2, kPanelsManyRows = 4;
 
-int64_t kv_element_bytes(const KVCacheShape& s) { return s.type == KVType::kBFloat16 ? 2 : 4; }
-
-// Floats of keys (and again of values) of one layer.
-int64_t kv_layer_elements(const KVCacheShape& s) {
-  return s.num_blocks * s.block_size * s.num_kv_heads * s.head_dim;
-}
-
 }  // namespace
 
 CpuBackend::CpuBackend(const KernelTable& kernels, int threads)
@@ -50,34 +43,11 @@ int64_t CpuBackend::packed_bytes(std::span<const TensorView> parts, WeightType t
   return plan_weight(parts, type).bytes;
 }
 
-int64_t CpuBackend::kv_cache_bytes(const KVCacheShape& s) const {
-  int64_t bytes = 2 * kv_element_bytes(s);
-  for (const int64_t n : {s.num_layers, s.num_blocks, s.block_size, s.num_kv_heads, s.head_dim})
-    if (n < 0 || __builtin_mul_overflow(bytes, n, &bytes))
-      throw Error("KV cache", "has a size out of range");
-  return bytes;
-}
-
-void CpuBackend::allocate_kv_cache(const KVCacheShape& shape) {
-  const int64_t bytes = kv_cache_bytes(shape);
-  kv_memory_ = Memory();
-  kv_memory_ = Memory(bytes, "KV cache", false);
-  kv_ = shape;
-  grow_scratch(attention_scratch(shape.head_dim));
-}
-
 float* CpuBackend::allocate(int64_t num_floats) {
   if (num_floats < 0 || num_floats > INT64_MAX / 8)
     throw Error("activations", "have a size out of range");
   allocations_.emplace_back(std::max<int64_t>(num_floats, 16) * 4, "activations", false);
   return reinterpret_cast<float*>(allocations_.back().data());
-}
-
-KVLayer CpuBackend::layer(int index) const {
-  const int64_t bytes = kv_layer_elements(kv_) * kv_element_bytes(kv_);
-  std::byte* keys = kv_memory_.data() + index * 2 * bytes;
-  return {keys,           keys + bytes,     kv_.type == KVType::kBFloat16,
-          kv_.block_size, kv_.num_kv_heads, kv_.head_dim};
 }
 
 template <typename F>
@@ -143,53 +113,6 @@ void CpuBackend::linear(const Weight& w, const float* bias, const float* x, int6
       kernels_.linear(args, item * step, std::min(panels, (item + 1) * step), scratch(thread));
     });
   }
-}
-
-void CpuBackend::rope_and_store_kv(const RopeParams& p, const Batch& batch, float* qkv) {
-  const int64_t row_floats = (p.num_heads + 2 * int64_t{p.num_kv_heads}) * p.head_dim;
-  const KVLayer kv = layer(p.layer);
-  for_rows(batch.num_tokens(), row_floats, [&](int64_t t) {
-    kernels_.rope_and_store({kv, p.num_heads, p.rotary_dim, p.q_norm, p.k_norm, p.norm_eps,
-                             p.cos_sin + int64_t{batch.positions[t]} * p.rotary_dim, p.interleaved,
-                             batch.slot_mapping[t], qkv + t * row_floats});
-  });
-}
-
-void CpuBackend::attention(const AttentionParams& p, const Batch& batch, const float* qkv,
-                           float* out) {
-  const int64_t dim = kv_.head_dim, group = p.num_heads / kv_.num_kv_heads;
-  const int64_t q_stride = (p.num_heads + 2 * kv_.num_kv_heads) * dim,
-                out_stride = p.num_heads * dim;
-  const KVLayer kv = layer(p.layer);
-  tiles_.clear();
-  for (int32_t s = 0; s < batch.num_seqs(); ++s) {
-    const int64_t rows = (batch.query_start[s + 1] - batch.query_start[s]) * group;
-    // The last rows see the most keys: they go first, so that the threads end together.
-    for (int64_t last = rows; last > 0; last -= kAttentionRows)
-      for (int32_t h = 0; h < kv_.num_kv_heads; ++h)
-        tiles_.push_back({s, h, std::max<int64_t>(0, last - kAttentionRows), last});
-  }
-  pool_.parallel_for(static_cast<int64_t>(tiles_.size()), [&](int64_t item, int thread) {
-    const AttentionTile& tile = tiles_[item];
-    const int64_t token = batch.query_start[tile.sequence], head = tile.kv_head * group;
-    AttentionArgs args;
-    args.kv = kv;
-    args.block_table =
-        batch.block_tables.data() + int64_t{tile.sequence} * batch.block_table_stride;
-    args.kv_head = tile.kv_head;
-    args.group = group;
-    args.q = qkv + token * q_stride + head * dim;
-    args.q_stride = q_stride;
-    args.out = out + token * out_stride + head * dim;
-    args.out_stride = out_stride;
-    args.first_position = batch.positions[token];
-    args.window = p.sliding_window;
-    args.scale = p.scale;
-    args.first_row = tile.first_row;
-    args.last_row = tile.last_row;
-    args.scratch = scratch(thread);
-    kernels_.attention(args);
-  });
 }
 
 void CpuBackend::silu_mul(const float* gate_up, int64_t rows, int64_t dim, float* out) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/cpu_attention.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/packing.h"
@@ -24,8 +25,10 @@ class CpuBackend : public Backend {
 
   std::unique_ptr<Weight> pack(std::span<const TensorView> parts, WeightType type) override;
   int64_t packed_bytes(std::span<const TensorView> parts, WeightType type) const override;
-  void allocate_kv_cache(const KVCacheShape& shape) override;
-  int64_t kv_cache_bytes(const KVCacheShape& shape) const override;
+  void allocate_kv_cache(const KVCacheShape& shape) override { attention_.allocate(shape); }
+  int64_t kv_cache_bytes(const KVCacheShape& shape) const override {
+    return CpuAttention::kv_bytes(shape);
+  }
   float* allocate(int64_t num_floats) override;
 
   void embed(const Weight& table, std::span<const int32_t> ids, float* out) override;
@@ -35,9 +38,13 @@ class CpuBackend : public Backend {
                     int64_t dim, float* out) override;
   void linear(const Weight& w, const float* bias, const float* x, int64_t rows,
               float* out) override;
-  void rope_and_store_kv(const RopeParams& p, const Batch& batch, float* qkv) override;
+  void rope_and_store_kv(const RopeParams& p, const Batch& batch, float* qkv) override {
+    attention_.rope_and_store(p, batch, qkv);
+  }
   void attention(const AttentionParams& p, const Batch& batch, const float* qkv,
-                 float* out) override;
+                 float* out) override {
+    attention_.attention(p, batch, qkv, out);
+  }
   void silu_mul(const float* gate_up, int64_t rows, int64_t dim, float* out) override;
   void gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim, float* out) override;
 
@@ -47,13 +54,6 @@ class CpuBackend : public Backend {
   }
 
  private:
-  // Rows first_row .. last_row of one (sequence, kv head): an item of attention.
-  struct AttentionTile {
-    int32_t sequence, kv_head;
-    int64_t first_row, last_row;
-  };
-
-  KVLayer layer(int index) const;
   float* scratch(int thread) { return scratch_.data() + thread * scratch_stride_; }
   void grow_scratch(int64_t floats_per_thread);
   // Runs f(row) for all rows, on one thread where there is too little to share.
@@ -65,9 +65,7 @@ class CpuBackend : public Backend {
   std::vector<Memory> allocations_;
   std::vector<float> scratch_;
   int64_t scratch_stride_ = 0;
-  KVCacheShape kv_;
-  Memory kv_memory_;
-  std::vector<AttentionTile> tiles_;
+  CpuAttention attention_{kernels_, pool_};
 };
 
 }  // namespace nanovllm

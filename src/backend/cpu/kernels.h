@@ -11,6 +11,7 @@
 // give the same bits.
 #pragma once
 
+#include "backend/cpu/kv_layout.h"
 #include "backend/cpu/panels.h"
 
 namespace nanovllm {
@@ -36,44 +37,57 @@ static constexpr int kLinearSteps = 256;
 static constexpr int kLinearRows = 120;
 static constexpr int64_t kLinearScratch = (kLinearSteps + kLinearRows) * kPanelColumns;  // floats
 
-// Keys are visited in chunks at absolute positions; query rows of one (sequence, kv head) in tiles.
-static constexpr int kAttentionChunk = 64;
-static constexpr int kAttentionRows = 48;
+// Attention takes keys in segments at absolute positions (generic/attention.h): 256, so that a
+// segment of values in 16 dimensions, widened to floats, fills half a first-level cache of 32 KiB.
+// Query rows of one (sequence, kv head) go in tiles: 96 rows share the widening of a segment, which
+// is then some 3 % of their work, and their scores, queries and outputs fit a second-level cache of
+// 512 KiB.
+static constexpr int64_t kAttentionSegment = 256;
+static constexpr int64_t kAttentionRows = 96;
+// Few rows (decoding) read the cache as it lies: up to 16 kv heads of a block after each other, 16
+// rows and kAttentionRows in all.
+static constexpr int64_t kAttentionHeads = 16, kAttentionHeadRows = 16;
+static constexpr int64_t kAttentionSums = kAttentionHeads * kAttentionHeadRows;
 
 static constexpr int64_t padded16(int64_t n) { return (n + 15) / 16 * 16; }
 
-// Floats of scratch that attention needs for one thread.
-static constexpr int64_t attention_scratch(int64_t head_dim) {
-  return 2 * kAttentionChunk * padded16(head_dim)     // a chunk of keys, of values
-         + kAttentionRows * (2 * padded16(head_dim)   // queries, accumulators
-                             + kAttentionChunk + 2);  // scores, running maximum and sum
+// Floats of a widened panel, the larger of 16 keys and of a segment of values in 16 dimensions; of
+// all scratch that attention needs for one thread; and of one row's state.
+static constexpr int64_t attention_panel(int64_t head_dim) {
+  return 16 * (padded16(head_dim) > kAttentionSegment ? padded16(head_dim) : kAttentionSegment);
 }
-
-// One layer's keys are [block][kv_head][head_dim][block_size], its values
-// [block][kv_head][block_size][head_dim]: keys of neighbouring positions lie side by side, as the
-// lanes of a score do; values of neighbouring dimensions, as the lanes of an output do.
-struct KVLayer {
-  void* keys;
-  void* values;
-  bool bfloat16;  // else float
-  int64_t block_size, num_kv_heads, head_dim;
-};
+static constexpr int64_t attention_scratch(int64_t head_dim) {
+  return attention_panel(head_dim) + kAttentionSegment * padded16(head_dim) +
+         kAttentionRows * (2 * padded16(head_dim) + kAttentionSegment + 16 + 3) +
+         4 * kAttentionSums + 2 * kAttentionSegment;
+}
+static constexpr int64_t attention_state(int64_t head_dim) { return padded16(head_dim) + 16; }
 
 struct AttentionArgs {
   KVLayer kv;
-  const int32_t* block_table;  // of this sequence
-  int64_t kv_head;
-  int64_t group;  // query heads per kv head
+  const int32_t* block_table;     // of this sequence
+  int64_t kv_head, num_kv_heads;  // the first, and how many: one unless rows are few
+  int64_t group;                  // query heads per kv head
   const float*
       q;  // query of this kv head's first query head at the sequence's first token of the step
   int64_t q_stride;  // floats between tokens
   float* out;        // the same for the output
   int64_t out_stride;
+  float* state;  // if not null: [segments][kv heads][rows][attention_state] instead of out
   int64_t first_position;  // of the sequence's first token of the step
   int64_t window;          // 0: none
   float scale;
   int64_t first_row, last_row;  // of the rows (token * group + head), at most kAttentionRows
-  float* scratch;
+  int64_t first_segment, last_segment;  // of the keys
+  float* scratch;                       // attention_scratch floats
+};
+
+// Merges one row's states of consecutive segments, which it overwrites, into its output.
+struct AttentionMergeArgs {
+  float* states;
+  int64_t num_states, state_distance;  // floats between states
+  int64_t head_dim;
+  float* out;  // [head_dim]
 };
 
 struct RopeArgs {
@@ -117,6 +131,7 @@ struct KernelTable {
   void (*silu_mul)(const float* gate, const float* up, int64_t dim, float* out);
   void (*rope_and_store)(const RopeArgs& args);
   void (*attention)(const AttentionArgs& args);
+  void (*attention_merge)(const AttentionMergeArgs& args);
   // out[b] = the largest of block b of x [n]; NaN counts as minus infinity.
   void (*block_maxima)(const float* x, int64_t n, float* out);
   // out[i] = exp((x[i] - max) * inverse_temperature), 0 for NaN; max is the largest x, and finite.

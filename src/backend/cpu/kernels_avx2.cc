@@ -15,9 +15,9 @@
 namespace nanovllm {
 
 const KernelTable* kernels_avx2() {
-  static constexpr KernelTable kTable = {"avx2",   linear,         dequantize_column, rms_norm,
-                                         silu_mul, rope_and_store, attention,         block_maxima,
-                                         weights,  block_sums};
+  static constexpr KernelTable kTable = {
+      "avx2",    linear,          dequantize_column, rms_norm, silu_mul,  rope_and_store,
+      attention, attention_merge, block_maxima,      weights,  block_sums};
   return &kTable;
 }
 

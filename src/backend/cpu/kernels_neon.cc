@@ -15,9 +15,9 @@
 namespace nanovllm {
 
 const KernelTable* kernels_neon() {
-  static constexpr KernelTable kTable = {"neon",   linear,         dequantize_column, rms_norm,
-                                         silu_mul, rope_and_store, attention,         block_maxima,
-                                         weights,  block_sums};
+  static constexpr KernelTable kTable = {
+      "neon",    linear,          dequantize_column, rms_norm, silu_mul,  rope_and_store,
+      attention, attention_merge, block_maxima,      weights,  block_sums};
   return &kTable;
 }
 

@@ -12,9 +12,9 @@
 namespace nanovllm {
 
 const KernelTable* kernels_scalar() {
-  static constexpr KernelTable kTable = {"scalar", linear,         dequantize_column, rms_norm,
-                                         silu_mul, rope_and_store, attention,         block_maxima,
-                                         weights,  block_sums};
+  static constexpr KernelTable kTable = {
+      "scalar",  linear,          dequantize_column, rms_norm, silu_mul,  rope_and_store,
+      attention, attention_merge, block_maxima,      weights,  block_sums};
   return &kTable;
 }
 

@@ -88,4 +88,50 @@ inline V field(U u, int shift, uint32_t mask) {
   });
 }
 
+inline V signed_byte(U u, int j) {
+  return each([&](int i) {
+    const int32x4_t top = vshlq_s32(vreinterpretq_s32_u32(u.q[i]), vdupq_n_s32(24 - 8 * j));
+    return vcvtq_f32_s32(vshrq_n_s32(top, 24));
+  });
+}
+inline V load_i8(const int8_t* p) {
+  const int8x16_t bytes = vld1q_s8(p);
+  const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+  return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+           vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+           vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+           vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+}
+inline void store_bf16(uint16_t* p, V v) {
+  for (int i = 0; i < 4; ++i) {
+    const uint32x4_t bits = as_bits(v.q[i]);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+    const uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+    const uint32x4_t chosen = vbslq_u32(vceqq_f32(v.q[i], v.q[i]), rounded, quiet);
+    vst1_u16(p + 4 * i, vshrn_n_u32(chosen, 16));
+  }
+}
+inline V swap_pairs(V v) {
+  return each([&](int i) { return vrev64q_f32(v.q[i]); });
+}
+inline V load_twice(const float* p) {
+  const float32x4_t a = vld1q_f32(p), b = vld1q_f32(p + 4);
+  return {{vzip1q_f32(a, a), vzip2q_f32(a, a), vzip1q_f32(b, b), vzip2q_f32(b, b)}};
+}
+inline float reduce_add(V v) {
+  const float32x4_t four = vaddq_f32(vaddq_f32(v.q[0], v.q[2]), vaddq_f32(v.q[1], v.q[3]));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+inline float reduce_max(V v) {
+  const float32x4_t low = vbslq_f32(vcgtq_f32(v.q[0], v.q[2]), v.q[0], v.q[2]);
+  const float32x4_t high = vbslq_f32(vcgtq_f32(v.q[1], v.q[3]), v.q[1], v.q[3]);
+  const float32x4_t four = vbslq_f32(vcgtq_f32(low, high), low, high);
+  const float32x2_t a = vget_low_f32(four), b = vget_high_f32(four);
+  const float32x2_t two = vbsl_f32(vcgt_f32(a, b), a, b);
+  const float x = vget_lane_f32(two, 0), y = vget_lane_f32(two, 1);
+  return x > y ? x : y;
+}
+
 }  // namespace

@@ -110,4 +110,41 @@ inline V field(U u, int shift, uint32_t mask) {
   return each([&](int i) { return static_cast<float>((u.lane[i] >> shift) & mask); });
 }
 
+// byte j (0 .. 3) of each lane as a signed integer
+inline V signed_byte(U u, int j) {
+  return each([&](int i) { return static_cast<float>(static_cast<int8_t>(u.lane[i] >> (8 * j))); });
+}
+inline V load_i8(const int8_t* p) {
+  return each([&](int i) { return static_cast<float>(p[i]); });
+}
+// bfloat16, rounded to nearest even; NaN stays NaN
+inline void store_bf16(uint16_t* p, V v) {
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t bits = bits_of(v.lane[i]);
+    p[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000
+                                     ? (bits >> 16) | 0x40
+                                     : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+}
+// lanes 1, 0, 3, 2, ...
+inline V swap_pairs(V v) {
+  return each([&](int i) { return v.lane[i ^ 1]; });
+}
+// p[0], p[0], p[1], p[1], ... p[7], p[7]
+inline V load_twice(const float* p) {
+  return each([&](int i) { return p[i / 2]; });
+}
+// The sum and the largest of the lanes, by halves: lane i with i + 8, then + 4, + 2, + 1.
+inline float reduce_add(V v) {
+  for (int width = 8; width >= 1; width /= 2)
+    for (int i = 0; i < width; ++i) v.lane[i] += v.lane[i + width];
+  return v.lane[0];
+}
+inline float reduce_max(V v) {
+  for (int width = 8; width >= 1; width /= 2)
+    for (int i = 0; i < width; ++i)
+      v.lane[i] = v.lane[i] > v.lane[i + width] ? v.lane[i] : v.lane[i + width];
+  return v.lane[0];
+}
+
 }  // namespace
