@@ -46,7 +46,9 @@ inline V exp_not_positive(V x) {
   p = fma(p, r, set1(1.0f));
   return zero_below(scale_by_power(p, t), x, set1(-87.3f));
 }
-// e^x for any x; e^88.3 above 88.3.
-inline V exp(V x) { return exp_not_positive(min(x, set1(88.3f))); }
+// e^x for any x; e^88.3 above 88.3, 0 for what is not a number.
+inline V exp(V x) {
+  return zero_below(exp_not_positive(min(x, set1(88.3f))), x, set1(-87.3f));
+}
 
 }  // namespace
