@@ -151,6 +151,28 @@ TEST(ThreadPool, GoesOnBesideBusyThreads) {
   EXPECT_LT(beside, 8 * alone);
 }
 
+TEST(ThreadPool, AWorkerLeavesACoreThatOthersWant) {
+  const auto everywhere = affinity();
+  const Processors processors = available_processors();
+  ThreadPool pool(static_cast<int>(processors.cores.size()));
+  if (pool.size() == 1) GTEST_SKIP() << "one core";
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> busy;
+  for (int i = 0; i < 2 * processors.num_logical(); ++i)
+    busy.emplace_back([&] {
+      while (!stop) work_a_little(1000);
+    });
+  const auto start = Clock::now();
+  std::vector<int> now;
+  do {
+    seconds_of_steps(pool);
+    now = affinity_of_worker(pool);
+  } while (now != everywhere && seconds_since(start) < 20);
+  stop = true;
+  for (std::thread& t : busy) t.join();
+  EXPECT_EQ(now, everywhere);
+}
+
 TEST(ThreadPool, PoolsDoNotStarveEachOther) {
   const int threads = available_processors().default_threads();
   ThreadPool a(threads), b(threads), one(1);

@@ -10,6 +10,7 @@
 #ifdef __linux__
 #include <pthread.h>
 #include <sched.h>
+#include <sys/resource.h>
 #endif
 
 namespace nanovllm {
@@ -25,23 +26,71 @@ void pause() {
 #endif
 }
 
-// Workers stay on cores of their own, other than the caller's. A failure leaves them where they
-// are.
-void pin(std::vector<std::thread>& workers, const Processors& processors) {
+// Keeps the thread that made it on one core as long as nothing else wants that core. Taken off it
+// by the kernel more than 50 times per second of processor time, the thread may run anywhere until
+// it is left alone again: a thread that cannot move would be held up with an item in its hands.
+// (Two busy programs on a core interrupt each other 200 times or more; a quiet system, a few.)
+class CorePin {
+ public:
+  CorePin(std::vector<int> core, std::vector<int> everywhere)
+      : core_(std::move(core)), everywhere_(std::move(everywhere)) {
+    if (!core_.empty()) move_to(core_);
+  }
+  void after_job() {
 #ifdef __linux__
-  const int here = sched_getcpu();
-  size_t next = 0;
-  for (std::thread& worker : workers) {
-    if (std::ranges::find(processors.cores[next], here) != processors.cores[next].end()) ++next;
+    if (core_.empty() || ++jobs_ % 32 != 0) return;
+    rusage use;
+    getrusage(RUSAGE_THREAD, &use);
+    const double now = static_cast<double>(use.ru_utime.tv_sec + use.ru_stime.tv_sec) +
+                       1e-6 * static_cast<double>(use.ru_utime.tv_usec + use.ru_stime.tv_usec);
+    const double seconds = now - seconds_;
+    if (seconds < (pinned_ ? 0.02 : 0.5)) return;
+    const double rate = static_cast<double>(use.ru_nivcsw - interruptions_) / seconds;
+    if (pinned_ ? rate > 50 : rate < 10) {
+      pinned_ = !pinned_;
+      move_to(pinned_ ? core_ : everywhere_);
+    }
+    seconds_ = now;
+    interruptions_ = use.ru_nivcsw;
+#endif
+  }
+
+ private:
+  static void move_to(const std::vector<int>& processors) {  // a failure leaves it where it is
+#ifdef __linux__
     cpu_set_t set;
     CPU_ZERO(&set);
-    for (const int cpu : processors.cores[next++])
+    for (const int cpu : processors)
       if (cpu < CPU_SETSIZE) CPU_SET(cpu, &set);
-    pthread_setaffinity_np(worker.native_handle(), sizeof set, &set);
-  }
+    pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 #else
-  (void)workers, (void)processors;
+    (void)processors;
 #endif
+  }
+  const std::vector<int> core_, everywhere_;
+  bool pinned_ = true;
+  int64_t jobs_ = 0;
+  long interruptions_ = 0;
+  double seconds_ = 0;
+};
+
+// The core each worker keeps to: one of its own, and not the caller's.
+std::vector<std::vector<int>> choose_cores(size_t workers, const Processors& processors) {
+  std::vector<std::vector<int>> cores(workers);
+  const char* choice = std::getenv("NANO_VLLM_PIN");
+  if ((choice && std::string_view(choice) == "0") || workers + 1 != processors.cores.size())
+    return cores;
+#ifdef __linux__
+  const int here = sched_getcpu();
+#else
+  const int here = -1;
+#endif
+  size_t next = 0;
+  for (auto& core : cores) {
+    if (std::ranges::find(processors.cores[next], here) != processors.cores[next].end()) ++next;
+    core = processors.cores[next++];
+  }
+  return cores;
 }
 
 }  // namespace
@@ -50,10 +99,13 @@ ThreadPool::ThreadPool(int threads) {
   if (threads <= 1) return;
   const Processors processors = available_processors();
   if (threads <= processors.num_logical()) spin_ = kSpin;
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
-  const char* choice = std::getenv("NANO_VLLM_PIN");
-  const bool may_pin = !choice || std::string_view(choice) != "0";
-  if (may_pin && threads == static_cast<int>(processors.cores.size())) pin(workers_, processors);
+  const auto cores = choose_cores(static_cast<size_t>(threads - 1), processors);
+  std::vector<int> everywhere;
+  for (const auto& core : processors.cores)
+    everywhere.insert(everywhere.end(), core.begin(), core.end());
+  for (int i = 1; i < threads; ++i)
+    workers_.emplace_back(
+        [this, i, core = cores[i - 1], everywhere] { work(i, core, everywhere); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -104,10 +156,13 @@ void ThreadPool::run_items(int thread) {
   if (finished > 0 && done_.fetch_add(finished) + finished == items) done_.notify_one();
 }
 
-void ThreadPool::work(int thread) {
+void ThreadPool::work(int thread, const std::vector<int>& core,
+                      const std::vector<int>& everywhere) {
+  CorePin pin(core, everywhere);
   uint32_t seen = 0;
   while (true) {
     run_items(thread);
+    pin.after_job();
     wait_for_change(signal_, seen);
     seen = signal_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;

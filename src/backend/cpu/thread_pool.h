@@ -8,9 +8,9 @@
 // The caller waits for the last items in the same way. With more threads than processors nobody
 // spins.
 //
-// A pool of as many threads as there are physical cores keeps each worker on a core of its own, the
-// first on which the caller is not; the calling thread's affinity stays as it is. NANO_VLLM_PIN=0
-// leaves all of it to the system.
+// A pool of as many threads as there are physical cores keeps each worker on a core of its own,
+// other than the caller's, until another program wants that core; the calling thread's affinity
+// stays as it is. NANO_VLLM_PIN=0 leaves all of it to the system.
 #pragma once
 
 #include <atomic>
@@ -47,7 +47,7 @@ class ThreadPool {
   using Function = void (*)(const void* context, int64_t item, int thread);
   void run(int64_t items, Function function, const void* context);
   void run_items(int thread);
-  void work(int thread);
+  void work(int thread, const std::vector<int>& core, const std::vector<int>& everywhere);
   void wait_for_change(const std::atomic<uint32_t>& value, uint32_t old) const;
 
   // A job, in one cache line, which is what a waiting worker watches. work_ holds the next item in
