@@ -70,6 +70,14 @@ bool BlockManager::can_allocate(const Sequence& seq, const Sequence* sibling,
   return needed <= num_free_;
 }
 
+bool BlockManager::will_share(const Sequence& seq, const Sequence& other) const {
+  const int64_t end = (other.num_hashed_blocks + 1) * block_size_;
+  return enable_prefix_caching_ && !other.is_decoding() && end <= other.num_tokens() &&
+         end < seq.num_tokens() && seq.request->salt_hash == other.request->salt_hash &&
+         !seq.request->wants_prompt_logprobs(seq) &&
+         std::equal(other.token_ids.begin(), other.token_ids.begin() + end, seq.token_ids.begin());
+}
+
 void BlockManager::allocate(Sequence& seq, const Sequence* sibling) {
   seq.last_hash = seq.request->salt_hash;
   match_prefix(seq, sibling, [&](int32_t id, uint64_t hash) {

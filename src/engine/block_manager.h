@@ -25,6 +25,8 @@ class BlockManager {
   // share. Changes nothing. sibling: a running sequence with the same prompt, or null; its blocks
   // are shared even without prefix caching.
   bool can_allocate(const Sequence& seq, const Sequence* sibling, int64_t reserve) const;
+  // The next block that `other` computes is one that seq needs too.
+  bool will_share(const Sequence& seq, const Sequence& other) const;
   // Gives seq blocks for all its tokens; shared ones are counted in seq.num_computed_tokens. At
   // least one token is always left to compute, since the next token comes from its logits. Needs
   // can_allocate().

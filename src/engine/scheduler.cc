@@ -88,7 +88,11 @@ void Scheduler::admit_waiting() {
         sibling = other.get();
         if (sibling->num_computed_tokens >= sibling->num_prompt_tokens) break;
       }
-    if (sibling && sibling->num_computed_tokens < sibling->num_prompt_tokens) {
+    // Requests with the same beginning wait for each other too, block by block.
+    if ((sibling && sibling->num_computed_tokens < sibling->num_prompt_tokens) ||
+        std::ranges::any_of(running_, [&](const Sequence* other) {
+          return block_manager_.will_share(seq, *other);
+        })) {
       ++it;
       continue;
     }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <numeric>
 #include <random>
 
 namespace nanovllm {
@@ -135,6 +136,52 @@ TEST(Scheduler, DraftsComeAfterPromptChunks) {
   EXPECT_EQ(batch.logits_rows, (std::vector<int32_t>{0, 1, 2, 3, 4}));
   EXPECT_EQ(batch.context_lens, std::vector<int32_t>{8});
   EXPECT_EQ(scheduled[0].num_rows, 5);
+}
+
+// Requests that arrive together: what they have in common is computed once, and whoever has nothing
+// in common with the others does not wait.
+TEST(Scheduler, ACommonBeginningIsComputedOnce) {
+  for (const bool caching : {true, false}) {
+    EngineConfig config;
+    config.max_num_batched_tokens = 20;
+    BlockManager blocks(100, 4, caching);
+    Scheduler scheduler(config, blocks);
+    std::vector<std::unique_ptr<Request>> requests;
+    auto add = [&](int common, int own, uint64_t salt) {
+      auto request = std::make_unique<Request>();
+      request->id = requests.size();
+      request->salt_hash = salt;
+      auto seq = std::make_unique<Sequence>();
+      seq->request = request.get();
+      seq->token_ids.assign(common, 1);
+      for (int i = 0; i < own; ++i) seq->token_ids.push_back(100 * request->id + i + 2);
+      seq->num_prompt_tokens = common + own;
+      request->sequences.push_back(std::move(seq));
+      scheduler.add(*request->sequences[0]);
+      requests.push_back(std::move(request));
+    };
+    add(27, 5, 0);  // 32 tokens: in the first step and in the second
+    add(27, 6, 0);  // shares six blocks of it
+    add(9, 1, 0);   // and two
+    add(0, 3, 0);   // and none
+    add(27, 5, 7);  // has another salt
+    Batch batch;
+    std::map<uint64_t, std::vector<int64_t>> chunks;  // of each request
+    while (scheduler.num_running() + scheduler.num_waiting() > 0)
+      for (const ScheduledSequence& s : scheduler.schedule(batch)) {
+        chunks[s.seq->request->id].push_back(s.num_tokens);
+        scheduler.postprocess(*s.seq, s.num_tokens);
+        if (s.seq->num_uncomputed_tokens() == 0) scheduler.finish(*s.seq);
+      }
+    EXPECT_EQ(chunks[0], (std::vector<int64_t>{20, 12}));
+    EXPECT_EQ(chunks[2], std::vector<int64_t>{caching ? 2 : 10});
+    EXPECT_EQ(chunks[3], std::vector<int64_t>{3});
+    auto computed = [&](uint64_t id) {
+      return std::accumulate(chunks[id].begin(), chunks[id].end(), int64_t{0});
+    };
+    EXPECT_EQ(computed(1), caching ? 9 : 33);
+    EXPECT_EQ(computed(4), 32);
+  }
 }
 
 }  // namespace
