@@ -37,7 +37,7 @@ double best_milliseconds(const SamplingParams& params, int64_t vocab, int64_t ro
     for (int64_t r = 0; r < rows; ++r) {
       request.seed = static_cast<uint64_t>(round * rows + r);
       const std::span row(logits.data() + r * vocab, static_cast<size_t>(vocab));
-      const int32_t token = sampler.sample(seq, row);
+      const int32_t token = sampler.sample(seq, seq.num_tokens(), row);
       if (params.logprobs) sampler.logprobs(row, token, *params.logprobs);
     }
     best = std::min(best, seconds_now() - start);
