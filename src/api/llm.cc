@@ -72,6 +72,7 @@ OpenModel open_model(const EngineConfig& config) {
 ModelInspection inspect_model(const EngineConfig& config) {
   const OpenModel m = open_model(config);
   ModelInspection result{.info = m.info, .plan = m.plan};
+  result.info.isa = make_cpu_backend(static_cast<int>(m.config.threads))->name();
   for (const TensorView& t : m.checkpoint->all_tensors()) {
     result.tensors.push_back(
         {t.name, dtype_name(t.dtype), t.shape, static_cast<int64_t>(t.data.size())});

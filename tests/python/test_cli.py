@@ -356,6 +356,14 @@ class TestInspectAndBench:
         assert memory["kv_cache_bytes"] == memory["num_kv_blocks"] * memory["block_size"] * memory["kv_bytes_per_token"]
         text = cli("inspect", CHAT).stdout.decode()
         assert report["tensors"][0]["name"] in text and "KV cache" in text
+        assert report["backend"] in text
+
+    def test_inspect_names_the_instruction_set(self, cli):
+        scalar = {**os.environ, "NANO_VLLM_FORCE_ISA": "scalar"}
+        report = json.loads(cli("inspect", CHAT, "--json", "--threads", "1", env=scalar).stdout)
+        assert report["backend"] == "cpu (scalar, 1 thread)"
+        result = cli("inspect", CHAT, env={**os.environ, "NANO_VLLM_FORCE_ISA": "sse9"})
+        assert result.returncode == 2 and "NANO_VLLM_FORCE_ISA: 'sse9'" in error_line(result)
 
     def test_throughput(self, cli, tmp_path):
         result = cli("bench", "throughput", BARE, "--num-prompts", "6", "--input-len", "20", "--output-len", "5",
