@@ -2,6 +2,8 @@
 // cache, or copies where the pages do not suit.
 #pragma once
 
+#include <stddef.h>
+
 #include "backend/cpu/generic/attention_tiles.h"
 
 namespace {

@@ -2,6 +2,8 @@
 // All of it is bound by reading and writing activations, and small beside the products.
 #pragma once
 
+#include <stddef.h>
+
 #include "backend/cpu/generic/math.h"
 
 namespace {
