@@ -48,7 +48,7 @@ TASKS = {
 
 def generate(binary, model, prompt, flags):
     """The answer, and the figures on stderr: (answer tokens, decode tokens/s, drafted, accepted)."""
-    command = [binary, "generate", *model, "-p", prompt, "--temperature", "0", "--repetition-penalty", "1", "--max-tokens", "300", *flags]
+    command = [binary, "generate", *model, "-p", prompt, "--temperature", "0", "--repetition-penalty", "1", "--max-tokens", "160", *flags]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
