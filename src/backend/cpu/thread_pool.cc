@@ -32,8 +32,9 @@ void pause() {
 // (Two busy programs on a core interrupt each other 200 times or more; a quiet system, a few.)
 class CorePin {
  public:
-  CorePin(std::vector<int> core, std::vector<int> everywhere)
-      : core_(std::move(core)), everywhere_(std::move(everywhere)) {
+  // Both outlive this: a worker that starts late must not allocate in the middle of a step.
+  CorePin(const std::vector<int>& core, const std::vector<int>& everywhere)
+      : core_(core), everywhere_(everywhere) {
     if (!core_.empty()) move_to(core_);
   }
   void after_job() {
@@ -67,7 +68,7 @@ class CorePin {
     (void)processors;
 #endif
   }
-  const std::vector<int> core_, everywhere_;
+  const std::vector<int>&core_, &everywhere_;
   bool pinned_ = true;
   int64_t jobs_ = 0;
   long interruptions_ = 0;
