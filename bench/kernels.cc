@@ -57,7 +57,7 @@ void bench_linear(const Limits& limits, int threads) {
       {"f16", DType::kF16, WeightType::kAsStored},   {"q8_0", DType::kQ8_0, WeightType::kAsStored},
       {"q4_0", DType::kQ4_0, WeightType::kAsStored}, {"q4_1", DType::kQ4_1, WeightType::kAsStored},
       {"q4_k", DType::kQ4_K, WeightType::kAsStored}, {"q6_k", DType::kQ6_K, WeightType::kAsStored},
-      {"int4", DType::kBF16, WeightType::kInt4}};
+      {"int8", DType::kBF16, WeightType::kInt8},     {"int4", DType::kBF16, WeightType::kInt4}};
   // All layers' weights together exceed the caches, as in a model: 24 matrices of 1536 x 2048 (K a
   // multiple of 256).
   constexpr int64_t kMatrices = 24, kN = 1536, kK = 2048;

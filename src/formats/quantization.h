@@ -7,7 +7,8 @@
 
 namespace nanovllm {
 
-float half_to_float(uint16_t bits);  // IEEE binary16
+float half_to_float(uint16_t bits);   // IEEE binary16
+uint16_t float_to_half(float value);  // round to nearest even; infinity above 65519, NaN stays NaN
 float bfloat16_to_float(uint16_t bits);
 uint16_t float_to_bfloat16(float value);  // round to nearest even; NaN stays NaN
 

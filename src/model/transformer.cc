@@ -29,6 +29,12 @@ LayerMatrices layer_matrices(Checkpoint& checkpoint, int64_t i) {
           {get("mlp.down_proj.weight", c.hidden_size, c.intermediate_size)}};
 }
 
+// Four bits are too few for the head, whose errors no later layer evens out, and for the embedding
+// it is often tied to.
+WeightType table_type(WeightType type) {
+  return type == WeightType::kInt4 ? WeightType::kInt8 : type;
+}
+
 }  // namespace
 
 // Concatenates vectors (norm weights, biases) of the checkpoint into backend memory as float32.
@@ -52,23 +58,24 @@ Transformer::Transformer(Checkpoint& checkpoint, Backend& backend, WeightType ty
                          int64_t max_tokens, int64_t max_positions)
     : config_(checkpoint.config()), backend_(backend) {
   const ModelConfig& c = config_;
-  auto pack = [&](const std::vector<TensorView>& parts) {
-    auto weight = backend_.pack(parts, type);
+  auto pack = [&](const std::vector<TensorView>& parts, WeightType as) {
+    auto weight = backend_.pack(parts, as);
     weight_bytes_ += weight->bytes;
     num_parameters_ += weight->out_features * weight->in_features;
     for (const TensorView& part : parts) checkpoint.release(part);
     return weight;
   };
   const std::vector<int64_t> table_shape = {c.vocab_size, c.hidden_size};
-  embed_tokens_ = pack({checkpoint.get("model.embed_tokens.weight", table_shape)});
+  embed_tokens_ =
+      pack({checkpoint.get("model.embed_tokens.weight", table_shape)}, table_type(type));
   for (int64_t i = 0; i < c.num_layers; ++i) {
     const std::string p = layer_prefix(i), attn = p + "self_attn.", mlp = p + "mlp.";
     Layer& layer = layers_.emplace_back();
     const LayerMatrices m = layer_matrices(checkpoint, i);
-    layer.qkv_proj = pack(m.qkv);
-    layer.o_proj = pack(m.o);
-    layer.gate_up_proj = pack(m.gate_up);
-    layer.down_proj = pack(m.down);
+    layer.qkv_proj = pack(m.qkv, type);
+    layer.o_proj = pack(m.o, type);
+    layer.gate_up_proj = pack(m.gate_up, type);
+    layer.down_proj = pack(m.down, type);
     layer.input_norm = load_vector(checkpoint, {p + "input_layernorm.weight"}, {c.hidden_size});
     layer.post_attention_norm =
         load_vector(checkpoint, {p + "post_attention_layernorm.weight"}, {c.hidden_size});
@@ -88,7 +95,8 @@ Transformer::Transformer(Checkpoint& checkpoint, Backend& backend, WeightType ty
     }
   }
   norm_ = load_vector(checkpoint, {"model.norm.weight"}, {c.hidden_size});
-  if (!c.tie_word_embeddings) lm_head_ = pack({checkpoint.get("lm_head.weight", table_shape)});
+  if (!c.tie_word_embeddings)
+    lm_head_ = pack({checkpoint.get("lm_head.weight", table_shape)}, table_type(type));
 
   std::vector<float> factors;
   if (c.rope.freq_factors) {
@@ -120,7 +128,7 @@ int64_t Transformer::planned_weight_bytes(Checkpoint& checkpoint, const Backend&
   const ModelConfig& c = checkpoint.config();
   const std::vector<int64_t> table_shape = {c.vocab_size, c.hidden_size};
   const TensorView table = checkpoint.get("model.embed_tokens.weight", table_shape);
-  int64_t bytes = backend.packed_bytes({&table, 1}, type);
+  int64_t bytes = backend.packed_bytes({&table, 1}, table_type(type));
   for (int64_t i = 0; i < c.num_layers; ++i) {
     const LayerMatrices m = layer_matrices(checkpoint, i);
     for (const auto* parts : {&m.qkv, &m.o, &m.gate_up, &m.down})
@@ -135,7 +143,7 @@ int64_t Transformer::planned_weight_bytes(Checkpoint& checkpoint, const Backend&
   bytes += c.hidden_size * static_cast<int64_t>(sizeof(float));
   if (!c.tie_word_embeddings) {
     const TensorView head = checkpoint.get("lm_head.weight", table_shape);
-    bytes += backend.packed_bytes({&head, 1}, type);
+    bytes += backend.packed_bytes({&head, 1}, table_type(type));
   }
   return bytes;
 }

@@ -10,12 +10,45 @@ struct Case {
   WeightType type;
 };
 
+// Every stored type as it is (quantized ones in integers), in float32, and quantized at load.
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const DType dtype : kAllDTypes) cases.push_back({dtype, WeightType::kAsStored});
-  for (const WeightType type : {WeightType::kFloat32, WeightType::kInt8, WeightType::kInt4})
+  for (const DType dtype : kAllDTypes)
+    for (const WeightType type : {WeightType::kAsStored, WeightType::kFloat32})
+      cases.push_back({dtype, type});
+  for (const WeightType type : {WeightType::kInt8, WeightType::kInt4})
     cases.push_back({DType::kF32, type});
   return cases;
+}
+
+bool in_integers(const Case& c) {
+  if (c.type == WeightType::kInt8 || c.type == WeightType::kInt4) return true;
+  return dtype_block_elements(c.dtype) > 1 && c.type != WeightType::kFloat32;
+}
+
+// x as integer products see it: groups of 32 in steps of the largest sum of two neighbours over
+// 127. `largest_error` of each element is half a step.
+std::vector<float> quantized_rows(const std::vector<float>& x, int64_t rows, int64_t k, int limit,
+                                  std::vector<float>* largest_error) {
+  std::vector<float> out(x.size());
+  largest_error->resize(x.size());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t k0 = 0; k0 < k; k0 += 32) {
+      const auto at = [&](int64_t i) { return k0 + i < k ? x[r * k + k0 + i] : 0.0f; };
+      float largest = 0, largest_pair = 0;
+      for (int64_t i = 0; i < 32; i += 2) {
+        largest = std::max({largest, std::fabs(at(i)), std::fabs(at(i + 1))});
+        largest_pair = std::max(largest_pair, std::fabs(at(i)) + std::fabs(at(i + 1)));
+      }
+      const float step = std::max(largest * (1.0f / 127), largest_pair / static_cast<float>(limit)),
+                  inverse = 1 / step;
+      for (int64_t i = 0; i < std::min<int64_t>(32, k - k0); ++i) {
+        out[r * k + k0 + i] = static_cast<float>(std::nearbyint(double{at(i)} * inverse) * step);
+        (*largest_error)[r * k + k0 + i] = step / 2;
+      }
+    }
+  }
+  return out;
 }
 
 TEST(Linear, EqualsAPlainLoop) {
@@ -23,6 +56,7 @@ TEST(Linear, EqualsAPlainLoop) {
   CpuBackend backend(*all_kernels().front(), 2);
   for (const Case& c : all_cases()) {
     const int64_t block = dtype_block_elements(c.dtype);
+    const int limit = c.dtype == DType::kQ8_0 ? 127 : c.type == WeightType::kInt8 ? 181 : 253;
     for (const int64_t n : {1, 16, 33}) {
       for (const int64_t k : {block == 1 ? 1 : block, block == 1 ? 333 : 3 * block}) {
         RandomTensor t("w", c.dtype, n, k, random);
@@ -33,22 +67,35 @@ TEST(Linear, EqualsAPlainLoop) {
         backend.embed(*w, ids, weights.data());
         for (const int64_t rows : {1, 2, 7, 130}) {
           const std::vector<float> x = random.normals(rows * k), bias = random.normals(n);
+          std::vector<float> errors;
+          const std::vector<float> xq = quantized_rows(x, rows, k, limit, &errors);
           for (const float* b : {bias.data(), static_cast<const float*>(nullptr)}) {
             const std::vector<float> got = run_linear(backend, *w, x, rows, b);
             for (int64_t r = 0; r < rows; ++r) {
               for (int64_t i = 0; i < n; ++i) {
-                // One chain in the order of k: the definition, exactly.
+                SCOPED_TRACE(std::string(dtype_name(c.dtype)) + " " + std::to_string(n) + "x" +
+                             std::to_string(k) + " row " + std::to_string(r));
+                const float start = b ? b[i] : 0;
                 float chain = 0;
-                double sum = 0, magnitude = 0;
+                double sum = start, quantized = start, magnitude = 1, error = 0;
                 for (int64_t j = 0; j < k; ++j) {
+                  const double wj = weights[i * k + j];
                   chain = std::fma(weights[i * k + j], x[r * k + j], chain);
-                  sum += double{weights[i * k + j]} * x[r * k + j];
-                  magnitude += std::fabs(double{weights[i * k + j]} * x[r * k + j]);
+                  sum += wj * x[r * k + j];
+                  quantized += wj * xq[r * k + j];
+                  magnitude += std::fabs(wj * x[r * k + j]);
+                  error += std::fabs(wj) * errors[r * k + j];
                 }
-                if (b) chain += b[i], sum += b[i];
-                ASSERT_EQ(got[r * n + i], chain)
-                    << dtype_name(c.dtype) << " " << n << "x" << k << " row " << r;
-                ASSERT_NEAR(chain, sum, 1e-5 * (magnitude + 1));
+                chain += start;
+                if (in_integers(c)) {
+                  ASSERT_NEAR(got[r * n + i], quantized, 2e-5 * magnitude);
+                  ASSERT_NEAR(got[r * n + i], sum, 2e-5 * magnitude + 1.01 * error);
+                } else if (c.dtype != DType::kBF16 && c.dtype != DType::kF32) {
+                  ASSERT_EQ(got[r * n + i], chain);  // one chain in the order of k, exactly
+                } else {
+                  ASSERT_NEAR(got[r * n + i], chain, 1e-2 * magnitude);  // perhaps bfloat16 pairs
+                }
+                ASSERT_NEAR(chain, sum, 1e-5 * magnitude);
               }
             }
           }
@@ -71,8 +118,8 @@ TEST(Linear, SameBitsForAnyRowsThreadsAndInstructionSet) {
     for (const KernelTable* kernels : all_kernels()) {
       for (const int threads : {1, 2, 3}) {
         if (kernels == kernels_scalar() && threads == 3) continue;  // slow, and shows nothing more
-        SCOPED_TRACE(std::string(dtype_name(c.dtype)) + " " + kernels->name + " threads " +
-                     std::to_string(threads));
+        SCOPED_TRACE(std::string(dtype_name(c.dtype)) + (in_integers(c) ? " in integers " : " ") +
+                     kernels->name + " threads " + std::to_string(threads));
         CpuBackend backend(*kernels, threads);
         const auto w = backend.pack({&t.view, 1}, c.type);
         EXPECT_TRUE(same_bits(run_linear(backend, *w, x, rows, bias.data()), want));

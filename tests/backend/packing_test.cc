@@ -65,31 +65,42 @@ TEST(Packing, ConvertsUnquantizedTypes) {
   }
 }
 
-// Each weight is within half a step of its block of 32 (45 columns: the last block is short), zero
-// stays zero for int8.
-TEST(Packing, QuantizesWeightsInBlocksOf32) {
+// int8: each weight is within half a step of its group of 32 (77 columns: the last group is short),
+// and a little for scale and min, which are kept as halves. int4: the squared error of a group is
+// no larger than with the extreme weight at -8, which is GGUF's Q4_0.
+TEST(Packing, QuantizesWeightsInGroupsOf32) {
   Random random(3);
   CpuBackend backend(*all_kernels().front(), 1);
   constexpr int64_t kRows = 21, kColumns = 77;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (const WeightType type : {WeightType::kInt8, WeightType::kInt4}) {
-      RandomTensor t("w", dtype, kRows, kColumns, random);
-      const std::vector<float> got = read_back(backend, *backend.pack({&t.view, 1}, type));
-      for (int64_t r = 0; r < kRows; ++r) {
-        for (int64_t k0 = 0; k0 < kColumns; k0 += 32) {
-          float low = INFINITY, high = -INFINITY;
-          for (int64_t k = k0; k < std::min(kColumns, k0 + 32); ++k) {
-            low = std::min(low, t.values[r * kColumns + k]);
-            high = std::max(high, t.values[r * kColumns + k]);
-          }
-          const float step =
-              type == WeightType::kInt8 ? std::max(-low, high) / 127 : (high - low) / 15;
-          for (int64_t k = k0; k < std::min(kColumns, k0 + 32); ++k)
-            ASSERT_NEAR(got[r * kColumns + k], t.values[r * kColumns + k], step * 0.501f)
-                << r << "," << k;
+    RandomTensor t("w", dtype, kRows, kColumns, random);
+    const auto int8 = read_back(backend, *backend.pack({&t.view, 1}, WeightType::kInt8));
+    const auto int4 = read_back(backend, *backend.pack({&t.view, 1}, WeightType::kInt4));
+    double total = 0, total_simple = 0;
+    for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t k0 = 0; k0 < kColumns; k0 += 32) {
+        const int64_t end = std::min(kColumns, k0 + 32);
+        float extreme = 0, low = INFINITY, high = -INFINITY;
+        for (int64_t k = k0; k < end; ++k) {
+          low = std::min(low, t.values[r * kColumns + k]);
+          high = std::max(high, t.values[r * kColumns + k]);
+          if (std::fabs(t.values[r * kColumns + k]) > std::fabs(extreme))
+            extreme = t.values[r * kColumns + k];
         }
+        // A short group is filled up with zeros.
+        if (end - k0 < 32) low = std::min(low, 0.0f), high = std::max(high, 0.0f);
+        double error = 0, simple = 0;
+        for (int64_t k = k0; k < end; ++k) {
+          const float w = t.values[r * kColumns + k], step = extreme / -8;
+          ASSERT_NEAR(int8[r * kColumns + k], w, (high - low) / 180 * 0.65f) << r << "," << k;
+          error += std::pow(int4[r * kColumns + k] - w, 2);
+          simple += std::pow(std::clamp(std::nearbyint(w / step), -8.0f, 7.0f) * step - w, 2);
+        }
+        ASSERT_LE(error, simple * 1.01 + 1e-12);
+        total += error, total_simple += simple;
       }
     }
+    EXPECT_LT(total, total_simple * 0.95);
   }
   const std::vector<float> zeros(64, 0.0f);
   const TensorView view = {"zeros", DType::kF32, {1, 64}, std::as_bytes(std::span(zeros))};

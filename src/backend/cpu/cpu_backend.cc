@@ -11,9 +11,6 @@ namespace {
 
 // Below this many floats a step is shared by no threads: waking one costs more than the work.
 constexpr int64_t kSerialFloats = 8192;
-// Panels an item of a product takes; two for one row, so that few columns still spread over the
-// threads.
-constexpr int64_t kPanelsOneRow = 2, kPanelsManyRows = 4;
 
 }  // namespace
 
@@ -96,23 +93,51 @@ void CpuBackend::linear(const Weight& w, const float* bias, const float* x, int6
                         float* out) {
   if (rows == 0) return;
   const auto& weight = static_cast<const CpuWeight&>(w);
-  const int64_t step = rows == 1 ? kPanelsOneRow : kPanelsManyRows;
+  LinearArgs args;
+  args.k = args.x_stride = weight.in_features;
+  args.x = x;
+  args.rows = rows;
+  args.out_stride = weight.out_features;
+  const Segment* prepared_for = nullptr;
   for (const Segment& s : weight.segments) {
-    const LinearArgs args = {s.kind,
-                             weight.panels(s),
-                             weight.in_features,
-                             s.columns,
-                             bias ? bias + s.first_column : nullptr,
-                             x,
-                             weight.in_features,
-                             rows,
-                             out + s.first_column,
-                             weight.out_features};
-    const int64_t panels = s.panels();
+    args.kind = s.kind;
+    args.mode = mode(s.kind, weight.exact);
+    args.most_neighbours = most_neighbours(s.kind);
+    if (!prepared_for || mode(prepared_for->kind, weight.exact) != args.mode ||
+        most_neighbours(prepared_for->kind) != args.most_neighbours)
+      prepare(args);
+    prepared_for = &s;
+    args.panels = weight.panels(s);
+    args.n = s.columns;
+    args.bias = bias ? bias + s.first_column : nullptr;
+    args.out = out + s.first_column;
+    // Items small enough to end together on all threads, large enough to reuse x.
+    const int64_t panels = s.panels(), share = panels / (pool_.size() * int64_t{4});
+    const int64_t step = rows == 1 ? std::clamp<int64_t>(share & ~1, 2, 8)
+                                   : std::clamp<int64_t>(share, 1, kLinearPanels);
     pool_.parallel_for((panels + step - 1) / step, [&](int64_t item, int thread) {
       kernels_.linear(args, item * step, std::min(panels, (item + 1) * step), scratch(thread));
     });
   }
+}
+
+LinearMode CpuBackend::mode(PanelKind kind, bool exact) const {
+  if (kind == PanelKind::kBF16 && kernels_.has_pairs) return LinearMode::kPairs;
+  return exact || panel_format(kind).bits == 0 ? LinearMode::kFloat : LinearMode::kBytes;
+}
+
+void CpuBackend::prepare(LinearArgs& args) {
+  if (args.mode == LinearMode::kFloat && args.rows == 1) {
+    args.prepared = const_cast<float*>(args.x);
+    return;
+  }
+  const int64_t bytes = prepared_bytes(args.mode, args.rows, args.k);
+  if (bytes > prepared_.size()) prepared_ = Memory(bytes, "activations", false);
+  args.prepared = prepared_.data();
+  const int64_t tiles = tile_count(
+      args.rows, args.mode == LinearMode::kBytes ? kernels_.byte_tile_rows : kernels_.tile_rows);
+  if (args.rows * args.k < kSerialFloats) return kernels_.prepare(args, 0, tiles);
+  pool_.parallel_for(tiles, [&](int64_t t, int) { kernels_.prepare(args, t, t + 1); });
 }
 
 void CpuBackend::silu_mul(const float* gate_up, int64_t rows, int64_t dim, float* out) {

@@ -54,6 +54,9 @@ class CpuBackend : public Backend {
   }
 
  private:
+  LinearMode mode(PanelKind kind, bool exact) const;
+  // Arranges args.x for its panels, in prepared_ (or leaves it where it is).
+  void prepare(LinearArgs& args);
   float* scratch(int thread) { return scratch_.data() + thread * scratch_stride_; }
   void grow_scratch(int64_t floats_per_thread);
   // Runs f(row) for all rows, on one thread where there is too little to share.
@@ -65,6 +68,7 @@ class CpuBackend : public Backend {
   std::vector<Memory> allocations_;
   std::vector<float> scratch_;
   int64_t scratch_stride_ = 0;
+  Memory prepared_;  // grows to the largest product's needs
   CpuAttention attention_{kernels_, pool_};
 };
 

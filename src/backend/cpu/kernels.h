@@ -16,26 +16,54 @@
 
 namespace nanovllm {
 
-// out[r, n] = sum_k x[r, k] * W[n, k] + bias[n], one chain of fused multiply-adds in the order of
-// k.
+// The arithmetic of a product; generic/linear.h defines them.
+enum class LinearMode : uint8_t {
+  kFloat,  // multiply-adds in float32
+  kPairs,  // bfloat16 dot products: bfloat16 weights where the instruction set has them
+  kBytes,  // integer dot products: quantized weights, unless float32 is asked for
+};
+
+// out[r, n] = sum_k x[r, k] * W[n, k] + bias[n]
 struct LinearArgs {
   PanelKind kind;
+  LinearMode mode;
   const uint8_t* panels;  // panel p starts at panels + p * panel_bytes(kind, k)
   int64_t k;              // input features
   int64_t n;              // columns of these panels; the last panel may be partly used
   const float* bias;      // [n] or null
-  const float* x;         // [rows, k], rows x_stride apart
+  int most_neighbours;  // kBytes: of two neighbouring quants of x, the most their magnitudes sum to
+  const float* x;       // [rows, k], rows x_stride apart
   int64_t x_stride;
   int64_t rows;
-  float* out;  // [rows, n], rows out_stride apart
+  void* prepared;  // x as the panels take it (prepared_bytes); one row of floats needs none
+  float* out;      // [rows, n], rows out_stride apart
   int64_t out_stride;
 };
 
-// Rows of one linear call are taken kLinearRows at a time against kLinearSteps of K, for which a
-// panel is widened into a scratch that stays in the first-level cache.
+// Rows of one linear call are taken some 120 at a time against 256 steps of K of 8 panels: x and
+// the accumulators stay in the second-level cache, an unpacked panel in the first.
 static constexpr int kLinearSteps = 256;
 static constexpr int kLinearRows = 120;
-static constexpr int64_t kLinearScratch = (kLinearSteps + kLinearRows) * kPanelColumns;  // floats
+static constexpr int kLinearPanels = 8;
+static constexpr int64_t kLinearScratch =
+    (kLinearSteps + kLinearPanels * kLinearRows) * kPanelColumns;  // floats
+
+// Rows are cut into tiles of nearly equal size: a tile of one or two rows would wait for its own
+// sums.
+static constexpr int64_t tile_count(int64_t rows, int64_t most) { return (rows + most - 1) / most; }
+static constexpr int64_t tile_start(int64_t tile, int64_t tiles, int64_t rows) {
+  const int64_t extra = rows % tiles;
+  return rows / tiles * tile + (tile < extra ? tile : extra);
+}
+
+// Bytes of a row's 32 steps in kBytes: quants, scale, three sums, two zero points.
+static constexpr int64_t kActivationGroupBytes = kQuantGroup + 6 * 4;
+
+static constexpr int64_t prepared_bytes(LinearMode mode, int64_t rows, int64_t k) {
+  if (mode == LinearMode::kFloat) return rows * k * 4;
+  if (mode == LinearMode::kPairs) return rows * ((k + 1) / 2) * 4;
+  return rows * ((k + kQuantGroup - 1) / kQuantGroup) * kActivationGroupBytes;
+}
 
 // Attention takes keys in segments at absolute positions (generic/attention.h): 256, so that a
 // segment of values in 16 dimensions, widened to floats, fills half a first-level cache of 32 KiB.
@@ -119,7 +147,11 @@ struct BlockSumArgs {
 };
 
 struct KernelTable {
-  const char* name;  // "scalar", "avx2", ...
+  const char* name;               // "scalar", "avx2", ...
+  bool has_pairs;                 // bfloat16 weights are multiplied in kPairs
+  int tile_rows, byte_tile_rows;  // rows of a tile at most: kFloat and kPairs, kBytes
+  // Arranges the rows of x in args.prepared, tiles first .. last.
+  void (*prepare)(const LinearArgs& args, int64_t first, int64_t last);
   // Panels first .. last of a linear; scratch holds kLinearScratch floats.
   void (*linear)(const LinearArgs& args, int64_t first, int64_t last, float* scratch);
   // One column of a panel as float: a row of the original matrix.

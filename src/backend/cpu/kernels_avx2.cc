@@ -6,18 +6,13 @@
 // The generic code is written in the names of the vector header.
 // clang-format off
 #include "backend/cpu/vec_avx2.h"
-#include "backend/cpu/generic/attention.h"
-#include "backend/cpu/generic/linear.h"
-#include "backend/cpu/generic/rows.h"
-#include "backend/cpu/generic/vocabulary.h"
+#include "backend/cpu/generic/table.h"
 // clang-format on
 
 namespace nanovllm {
 
 const KernelTable* kernels_avx2() {
-  static constexpr KernelTable kTable = {
-      "avx2",    linear,          dequantize_column, rms_norm, silu_mul,  rope_and_store,
-      attention, attention_merge, block_maxima,      weights,  block_sums};
+  static constexpr KernelTable kTable = table("avx2");
   return &kTable;
 }
 

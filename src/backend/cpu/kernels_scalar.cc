@@ -3,18 +3,13 @@
 // The generic code is written in the names of the vector header.
 // clang-format off
 #include "backend/cpu/vec_scalar.h"
-#include "backend/cpu/generic/attention.h"
-#include "backend/cpu/generic/linear.h"
-#include "backend/cpu/generic/rows.h"
-#include "backend/cpu/generic/vocabulary.h"
+#include "backend/cpu/generic/table.h"
 // clang-format on
 
 namespace nanovllm {
 
 const KernelTable* kernels_scalar() {
-  static constexpr KernelTable kTable = {
-      "scalar",  linear,          dequantize_column, rms_norm, silu_mul,  rope_and_store,
-      attention, attention_merge, block_maxima,      weights,  block_sums};
+  static constexpr KernelTable kTable = table("scalar");
   return &kTable;
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "backend/cpu/quantize.h"
 #include "backend/cpu/unpack_block.h"
 #include "formats/quantization.h"
 #include "nanovllm/error.h"
@@ -18,25 +19,26 @@ PanelKind kind_of(DType dtype, WeightType type) {
     case DType::kF16:
     case DType::kBF16:
       if (type == WeightType::kFloat32) return PanelKind::kF32;
-      if (type == WeightType::kInt8) return PanelKind::kQ8Float;
-      if (type == WeightType::kInt4) return PanelKind::kQ4FloatMin;
+      if (type == WeightType::kInt8) return PanelKind::kQ8Min;
+      if (type == WeightType::kInt4) return PanelKind::kQ4;
       return type == WeightType::kAsStored && dtype == DType::kF16 ? PanelKind::kF16
                                                                    : PanelKind::kBF16;
     case DType::kQ4_0:
-      return PanelKind::kQ4Half;
+      return PanelKind::kQ4;
     case DType::kQ4_1:
-      return PanelKind::kQ4HalfMin;
+      return PanelKind::kQ4Min;
     case DType::kQ4_K:
-      return PanelKind::kQ4FloatMin;
+      return PanelKind::kQ4Super;
     case DType::kQ5_0:
-    case DType::kQ8_0:
-      return PanelKind::kQ8Half;
+      return PanelKind::kQ6;
     case DType::kQ5_1:
-      return PanelKind::kQ8HalfMin;
+      return PanelKind::kQ6Min;
     case DType::kQ5_K:
-      return PanelKind::kQ8FloatMin;
+      return PanelKind::kQ6Super;
     case DType::kQ6_K:
-      return PanelKind::kQ8Float16;
+      return PanelKind::kQ6Super16;
+    case DType::kQ8_0:
+      return PanelKind::kQ8;
   }
   return PanelKind::kF32;
 }
@@ -67,93 +69,80 @@ uint16_t bfloat16_bits(float value) {  // float_to_bfloat16, inlined
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// Elements of a panel's column lie 16 apart: out[k * 16] for k in begin .. end of one row.
-void pack_float_column(PanelKind kind, const Row& row, int column, int64_t in_features,
-                       uint8_t* panel) {
-  constexpr int64_t kStep = 64;
-  float buffer[kStep];
-  for (int64_t k = 0; k < in_features; k += kStep) {
-    const int64_t count = std::min(kStep, in_features - k);
-    if (kind == PanelKind::kF16) {
-      uint16_t* out = reinterpret_cast<uint16_t*>(panel) + k * 16 + column;
-      for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * 16, row.data + (k + i) * 2, 2);
-      continue;
-    }
-    if (kind == PanelKind::kF32) {
-      read_floats(row, k, count, buffer);
-      float* out = reinterpret_cast<float*>(panel) + k * 16 + column;
-      for (int64_t i = 0; i < count; ++i) out[i * 16] = buffer[i];
-      continue;
-    }
-    // Step k is the low (even) or high (odd) half of word k / 2 of the column.
-    uint16_t* out = reinterpret_cast<uint16_t*>(panel) + k / 2 * 32 + column * 2;
-    if (row.dtype == DType::kBF16) {
-      for (int64_t i = 0; i < count; ++i)
-        std::memcpy(out + i / 2 * 32 + i % 2, row.data + (k + i) * 2, 2);
-    } else {
-      read_floats(row, k, count, buffer);
-      for (int64_t i = 0; i < count; ++i) out[i / 2 * 32 + i % 2] = bfloat16_bits(buffer[i]);
+// A panel of unquantized rows: its 16 columns (null past the last row) side by side.
+void pack_float_panel(PanelKind kind, const Row* rows, int64_t in_features, uint8_t* panel) {
+  constexpr int64_t kStep = 64;  // of K, so that what is read and written stays in the cache
+  for (int64_t k0 = 0; k0 < in_features; k0 += kStep) {
+    const int64_t count = std::min(kStep, in_features - k0);
+    for (int column = 0; column < kPanelColumns && rows[column].data; ++column) {
+      const Row& row = rows[column];
+      if (kind == PanelKind::kBF16 && row.dtype == DType::kBF16) {
+        // Steps k and k + 1 are the halves of a word, as they are in the file.
+        uint32_t* out = reinterpret_cast<uint32_t*>(panel) + k0 / 2 * 16 + column;
+        const std::byte* in = row.data + k0 * 2;
+        for (int64_t i = 0; i < count / 2; ++i) std::memcpy(out + i * 16, in + i * 4, 4);
+        if (count % 2) std::memcpy(out + count / 2 * 16, in + (count - 1) * 2, 2);
+        continue;
+      }
+      float values[kStep];
+      read_floats(row, k0, count, values);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t k = k0 + i;
+        if (kind == PanelKind::kF32) {
+          reinterpret_cast<float*>(panel)[k * 16 + column] = values[i];
+        } else if (kind == PanelKind::kF16) {
+          std::memcpy(reinterpret_cast<uint16_t*>(panel) + k * 16 + column, row.data + k * 2, 2);
+        } else {
+          reinterpret_cast<uint16_t*>(panel)[k / 2 * 32 + column * 2 + k % 2] =
+              bfloat16_bits(values[i]);
+        }
+      }
     }
   }
 }
 
-// Eight bytes below 16 into eight 4-bit fields, the first in the lowest bits.
-uint32_t pack_nibbles(const uint8_t* q) {
-  uint64_t v;
-  std::memcpy(&v, q, 8);
-  v = (v | v >> 4) & 0x00ff00ff00ff00ff;
-  v = (v | v >> 8) & 0x0000ffff0000ffff;
-  return static_cast<uint32_t>(v | v >> 16);
-}
-
-// Weight-only quantization of unquantized rows. int8: symmetric, the largest magnitude at 127.
-// int4: the smallest and the largest value at 0 and 15. A row's last block may be short; its
-// padding is never read.
-QuantBlock quantize_block(PanelKind kind, const Row& row, int64_t k, int64_t in_features) {
-  QuantBlock block;
-  float w[32] = {};
-  const int64_t count = std::min<int64_t>(32, in_features - k);
-  read_floats(row, k, count, w);
-  float low = w[0], high = w[0], centre = 0;
-  for (int64_t i = 1; i < count; ++i) low = std::min(low, w[i]), high = std::max(high, w[i]);
-  if (kind == PanelKind::kQ8Float) {
-    block.scale = std::max(std::fabs(low), std::fabs(high)) / 127;
-    centre = 128;
-    low = 0;
-  } else {
-    block.scale = (high - low) / 15;
-    block.min = low;
-  }
-  const float inverse = block.scale > 0 ? 1 / block.scale : 0;
-  const float largest = kind == PanelKind::kQ8Float ? 255 : 15;
-  for (int64_t i = 0; i < 32; ++i) {
-    const float q = i < count ? std::nearbyint((w[i] - low) * inverse) + centre : centre;
-    block.q[i] = static_cast<uint8_t>(q >= 0 && q <= largest ? q : 0);
-  }
-  return block;
-}
-
-void pack_quantized_column(PanelKind kind, const Row& row, int column, int64_t in_features,
-                           uint8_t* panel) {
+void pack_quantized_panel(PanelKind kind, const Row* rows, int64_t in_features, uint8_t* panel) {
   const PanelFormat f = panel_format(kind);
-  const bool convert = dtype_block_elements(row.dtype) == 1;
-  for (int64_t k = 0; k < in_features; k += f.block, panel += panel_record_bytes(f)) {
-    const QuantBlock block =
-        convert ? quantize_block(kind, row, k, in_features) : unpack_block(row.dtype, row.data, k);
-    if (f.half_scales) {
-      uint16_t* scales = reinterpret_cast<uint16_t*>(panel);
-      scales[column] = block.half_scale;
-      if (f.has_min) scales[16 + column] = block.half_min;
-    } else {
-      float* scales = reinterpret_cast<float*>(panel);
+  const int64_t groups = record_steps(f) / kQuantGroup;  // of 32 steps, in a record
+  const int64_t factors = kSuperBlock / f.group * 16;
+  for (int64_t k = 0; k < in_features; k += kQuantGroup) {
+    const int64_t group = k / kQuantGroup % groups;
+    uint8_t* record = panel + k / record_steps(f) * record_bytes(f);
+    uint8_t* quants = record + record_scale_bytes(f) + group * group_quant_bytes(f);
+    uint16_t* scales = reinterpret_cast<uint16_t*>(record);
+    for (int column = 0; column < kPanelColumns && rows[column].data; ++column) {
+      const Row& row = rows[column];
+      QuantBlock block;
+      if (dtype_block_elements(row.dtype) > 1) {
+        block = unpack_block(row.dtype, row.data, k);
+      } else {
+        float values[kQuantGroup] = {};
+        read_floats(row, k, std::min<int64_t>(kQuantGroup, in_features - k), values);
+        block = kind == PanelKind::kQ8Min ? quantize_int8(values) : quantize_int4(values);
+      }
       scales[column] = block.scale;
-      if (f.has_min) scales[16 + column] = block.min;
-    }
-    uint32_t* quants = reinterpret_cast<uint32_t*>(panel + panel_scale_bytes(f)) + column;
-    if (f.bits == 4) {
-      for (int g = 0; g < f.block / 8; ++g) quants[g * 16] = pack_nibbles(block.q + g * 8);
-    } else {
-      for (int g = 0; g < f.block / 4; ++g) std::memcpy(quants + g * 16, block.q + g * 4, 4);
+      if (f.has_min()) scales[16 + column] = block.min;
+      if (f.super) {
+        uint8_t* to = record + (f.has_min() ? 64 : 32) + column;
+        const int in_group = kQuantGroup / f.group;
+        for (int i = 0; i < in_group; ++i) {
+          to[(group * in_group + i) * 16] = block.factor[i];
+          if (f.has_min()) to[factors + (group * in_group + i) * 16] = block.min_factor[i];
+        }
+      }
+      for (int four = 0; four < kQuantGroup / 4; ++four) {
+        uint32_t q;
+        std::memcpy(&q, block.q + four * 4, 4);
+        const auto at = [&](int64_t word) {
+          return reinterpret_cast<uint32_t*>(quants) + word * 16 + column;
+        };
+        if (f.bits == 8) {
+          *at(four) = q;
+        } else {
+          *at(four / 2) |= (q & 0x0f0f0f0f) << (four % 2 * 4);
+          if (f.bits == 6) *at(4 + four / 4) |= (q >> 4 & 0x03030303) << (four % 4 * 2);
+        }
+      }
     }
   }
 }
@@ -197,6 +186,7 @@ CpuWeight plan_weight(std::span<const TensorView> parts, WeightType type) {
   }
   weight.out_features = rows;
   weight.bytes = bytes;
+  weight.exact = type == WeightType::kFloat32;
   return weight;
 }
 
@@ -217,15 +207,11 @@ std::unique_ptr<CpuWeight> pack_weight(std::span<const TensorView> parts, Weight
     uint8_t* const start = reinterpret_cast<uint8_t*>(weight->memory.data()) + s.offset;
     const int64_t bytes = panel_bytes(s.kind, in_features);
     pool.parallel_for(s.panels(), [&](int64_t p, int) {
-      for (int column = 0; column < kPanelColumns && p * kPanelColumns + column < s.columns;
-           ++column) {
-        const Row row = row_at(s.first_column + p * kPanelColumns + column);
-        if (panel_format(s.kind).bits == 0) {
-          pack_float_column(s.kind, row, column, in_features, start + p * bytes);
-        } else {
-          pack_quantized_column(s.kind, row, column, in_features, start + p * bytes);
-        }
-      }
+      Row rows[kPanelColumns];
+      for (int64_t i = 0; i < std::min<int64_t>(kPanelColumns, s.columns - p * kPanelColumns); ++i)
+        rows[i] = row_at(s.first_column + p * kPanelColumns + i);
+      const auto pack = panel_format(s.kind).bits ? pack_quantized_panel : pack_float_panel;
+      pack(s.kind, rows, in_features, start + p * bytes);
     });
   }
   return weight;

@@ -1,4 +1,4 @@
-// GGUF's block formats, taken apart into unsigned quants, scale and min as the panels keep them
+// GGUF's block formats, taken apart into unsigned quants and scales as the panels keep them
 // (panels.h). The formats themselves are described in formats/quantization.cc; their dequantized
 // values are the same bit for bit.
 #pragma once
@@ -9,13 +9,14 @@
 
 namespace nanovllm {
 
+// 32 weights of one row.
 struct QuantBlock {
   alignas(8) uint8_t q[32] = {};
-  float scale = 0, min = 0;               // of the kinds that keep floats
-  uint16_t half_scale = 0, half_min = 0;  // of those that keep halves
+  uint16_t scale = 0, min = 0;  // halves; of the super-block where there is one
+  uint8_t factor[2] = {0, 0}, min_factor[2] = {0, 0};  // of the group or the two groups in it
 };
 
-// The panel block (32 elements, Q6_K: 16) that starts at element k of a row.
+// The 32 elements that start at element k, a multiple of 32, of a row.
 QuantBlock unpack_block(DType dtype, const std::byte* row, int64_t k);
 
 }  // namespace nanovllm

@@ -6,12 +6,20 @@
 
 namespace {
 
-constexpr int kTileRows = 6;  // 12 accumulators, 2 weights, 1 broadcast: 15 of 16 registers
+constexpr int kTileRows = 6;      // 12 accumulators, 2 weights, 1 broadcast: 15 of 16 registers
+constexpr int kByteTileRows = 4;  // 8 sums, 2 weights, 1 broadcast, ones, 2 products
+constexpr bool kHasPairs = false;
 
 struct V {
   __m256 lo, hi;
 };
 struct U {
+  __m256i lo, hi;
+};
+struct I {
+  __m256i lo, hi;
+};
+struct N {  // 16-bit sums of two
   __m256i lo, hi;
 };
 
@@ -115,5 +123,64 @@ inline float reduce_max(V v) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+inline __m256i bits_half(__m256i u, int shift, uint32_t mask) {
+  const __m256i moved = shift < 0 ? _mm256_slli_epi32(u, -shift) : _mm256_srli_epi32(u, shift);
+  return _mm256_and_si256(moved, _mm256_set1_epi32(static_cast<int>(mask)));
+}
+inline U bits(U u, int shift, uint32_t mask) {
+  return {bits_half(u.lo, shift, mask), bits_half(u.hi, shift, mask)};
+}
+inline U either(U a, U b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+inline void store_u32(void* p, U u) {
+  __m256i* q = static_cast<__m256i*>(p);
+  _mm256_storeu_si256(q, u.lo);
+  _mm256_storeu_si256(q + 1, u.hi);
+}
+inline V load_u8(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+inline I set1_int(int32_t x) {
+  const __m256i v = _mm256_set1_epi32(x);
+  return {v, v};
+}
+inline I add_int(I a, I b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline V to_float(I a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
+inline __m256i broadcast_four(const void* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return _mm256_set1_epi32(four);
+}
+#if defined(__AVXVNNI__)
+inline I dot_bytes(I acc, U w, const int8_t* x) {
+  const __m256i four = broadcast_four(x);
+  return {_mm256_dpbusd_avx_epi32(acc.lo, w.lo, four), _mm256_dpbusd_avx_epi32(acc.hi, w.hi, four)};
+}
+inline N zero_narrow() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline N dot_narrow(N acc, U w, const int8_t* x) {
+  const I sum = dot_bytes({acc.lo, acc.hi}, w, x);
+  return {sum.lo, sum.hi};
+}
+inline I sum_narrow(N n) { return {n.lo, n.hi}; }
+#else
+inline I dot_bytes(I acc, U w, const int8_t* x) {
+  const __m256i four = broadcast_four(x), ones = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(w.lo, four), ones)),
+          _mm256_add_epi32(acc.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(w.hi, four), ones))};
+}
+inline N zero_narrow() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline N dot_narrow(N acc, U w, const int8_t* x) {
+  const __m256i four = broadcast_four(x);
+  return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(w.lo, four)),
+          _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(w.hi, four))};
+}
+inline I sum_narrow(N n) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(n.lo, ones), _mm256_madd_epi16(n.hi, ones)};
+}
+#endif
+
+inline V dot_pairs(V acc, U, const uint32_t*) { return acc; }  // never called: kHasPairs is false
 
 }  // namespace

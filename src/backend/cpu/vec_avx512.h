@@ -9,10 +9,23 @@ namespace {
 constexpr int kTileRows =
     12;  // of 32 registers; each multiply-add takes its x as a broadcast memory operand
 
+constexpr int kByteTileRows = 12;
+#if defined(__AVX512BF16__)
+constexpr bool kHasPairs = true;
+#else
+constexpr bool kHasPairs = false;
+#endif
+
 struct V {
   __m512 v;
 };
 struct U {
+  __m512i v;
+};
+struct I {
+  __m512i v;
+};
+struct N {  // with VNNI 32-bit sums of four, else 16-bit sums of two
   __m512i v;
 };
 
@@ -87,5 +100,51 @@ inline float reduce_max(V v) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+inline U bits(U u, int shift, uint32_t mask) {
+  const __m512i moved = shift < 0 ? _mm512_sll_epi32(u.v, _mm_cvtsi32_si128(-shift))
+                                  : _mm512_srl_epi32(u.v, _mm_cvtsi32_si128(shift));
+  return {_mm512_and_si512(moved, _mm512_set1_epi32(static_cast<int>(mask)))};
+}
+inline U either(U a, U b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline void store_u32(void* p, U u) { _mm512_storeu_si512(p, u.v); }
+inline V load_u8(const uint8_t* p) {
+  return {_mm512_cvtepi32_ps(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+inline I set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline I add_int(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline V to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline __m512i broadcast_four(const void* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return _mm512_set1_epi32(four);
+}
+inline N zero_narrow() { return {_mm512_setzero_si512()}; }
+#if defined(__AVX512VNNI__)
+inline I dot_bytes(I acc, U w, const int8_t* x) {
+  return {_mm512_dpbusd_epi32(acc.v, w.v, broadcast_four(x))};
+}
+inline N dot_narrow(N acc, U w, const int8_t* x) {
+  return {_mm512_dpbusd_epi32(acc.v, w.v, broadcast_four(x))};
+}
+inline I sum_narrow(N n) { return {n.v}; }
+#else
+inline I dot_bytes(I acc, U w, const int8_t* x) {
+  const __m512i sums = _mm512_maddubs_epi16(w.v, broadcast_four(x));
+  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(sums, _mm512_set1_epi16(1)))};
+}
+inline N dot_narrow(N acc, U w, const int8_t* x) {
+  return {_mm512_add_epi16(acc.v, _mm512_maddubs_epi16(w.v, broadcast_four(x)))};
+}
+inline I sum_narrow(N n) { return {_mm512_madd_epi16(n.v, _mm512_set1_epi16(1))}; }
+#endif
+#if defined(__AVX512BF16__)
+inline V dot_pairs(V acc, U w, const uint32_t* x) {
+  return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(w.v),
+                           reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(*x))))};
+}
+#else
+inline V dot_pairs(V acc, U, const uint32_t*) { return acc; }  // never called: kHasPairs is false
+#endif
 
 }  // namespace

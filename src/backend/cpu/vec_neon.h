@@ -8,11 +8,20 @@ namespace {
 
 constexpr int kTileRows = 6;  // 24 accumulators, 4 weights, 1 broadcast of 32 registers
 
+constexpr int kByteTileRows = 4;
+constexpr bool kHasPairs = false;
+
 struct V {
   float32x4_t q[4];
 };
 struct U {
   uint32x4_t q[4];
+};
+struct I {
+  int32x4_t q[4];
+};
+struct N {
+  int32x4_t q[4];
 };
 
 template <typename F>
@@ -133,5 +142,61 @@ inline float reduce_max(V v) {
   const float x = vget_lane_f32(two, 0), y = vget_lane_f32(two, 1);
   return x > y ? x : y;
 }
+inline U bits(U u, int shift, uint32_t mask) {
+  for (uint32x4_t& q : u.q) q = vandq_u32(vshlq_u32(q, vdupq_n_s32(-shift)), vdupq_n_u32(mask));
+  return u;
+}
+inline U either(U a, U b) {
+  for (int i = 0; i < 4; ++i) a.q[i] = vorrq_u32(a.q[i], b.q[i]);
+  return a;
+}
+inline void store_u32(void* p, U u) {
+  for (int i = 0; i < 4; ++i)
+    vst1q_u8(static_cast<uint8_t*>(p) + 16 * i, vreinterpretq_u8_u32(u.q[i]));
+}
+inline V load_u8(const uint8_t* p) {
+  const uint8x16_t bytes = vld1q_u8(p);
+  const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
+  return {{vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))),
+           vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
+           vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
+           vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)))}};
+}
+inline I set1_int(int32_t x) {
+  const int32x4_t v = vdupq_n_s32(x);
+  return {{v, v, v, v}};
+}
+inline I add_int(I a, I b) {
+  for (int i = 0; i < 4; ++i) a.q[i] = vaddq_s32(a.q[i], b.q[i]);
+  return a;
+}
+inline V to_float(I a) {
+  return each([&](int i) { return vcvtq_f32_s32(a.q[i]); });
+}
+// A product of two bytes, 255 * 128 at most, fits 16 bits.
+inline I dot_bytes(I acc, U w, const int8_t* x) {
+  int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  const int16x8_t xs = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t bytes = vreinterpretq_u8_u32(w.q[i]);
+    const int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes)));
+    const int16x8_t high = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(bytes)));
+    const int32x4_t pairs_low = vpaddlq_s16(vmulq_s16(low, xs));
+    const int32x4_t pairs_high = vpaddlq_s16(vmulq_s16(high, xs));
+    acc.q[i] = vaddq_s32(acc.q[i], vpaddq_s32(pairs_low, pairs_high));
+  }
+  return acc;
+}
+inline N zero_narrow() {
+  const I zeros = set1_int(0);
+  return {{zeros.q[0], zeros.q[1], zeros.q[2], zeros.q[3]}};
+}
+inline I sum_narrow(N n) { return {{n.q[0], n.q[1], n.q[2], n.q[3]}}; }
+inline N dot_narrow(N acc, U w, const int8_t* x) {
+  const I sum = dot_bytes(sum_narrow(acc), w, x);
+  return {{sum.q[0], sum.q[1], sum.q[2], sum.q[3]}};
+}
+inline V dot_pairs(V acc, U, const uint32_t*) { return acc; }  // never called: kHasPairs is false
 
 }  // namespace

@@ -12,13 +12,22 @@
 
 namespace {
 
-constexpr int kTileRows = 4;  // rows of x that a register tile takes
+constexpr int kTileRows = 4;       // rows of x that a register tile takes
+constexpr int kByteTileRows = 4;   // the same for dot products of bytes
+constexpr bool kHasPairs = false;  // bfloat16 dot products
 
 struct V {
   float lane[16];
 };
 struct U {
   uint32_t lane[16];
+};
+struct I {
+  int32_t lane[16];
+};
+// Sums of products with quants below 16: up to eight of dot_narrow fit 16 bits.
+struct N {
+  int32_t lane[16];
 };
 
 template <typename F>
@@ -145,6 +154,58 @@ inline float reduce_max(V v) {
     for (int i = 0; i < width; ++i)
       v.lane[i] = v.lane[i] > v.lane[i + width] ? v.lane[i] : v.lane[i + width];
   return v.lane[0];
+// (u >> shift) & mask; to the left where shift is negative
+inline U bits(U u, int shift, uint32_t mask) {
+  for (uint32_t& lane : u.lane) lane = (shift < 0 ? lane << -shift : lane >> shift) & mask;
+  return u;
+}
+inline U either(U a, U b) {
+  for (int i = 0; i < 16; ++i) a.lane[i] |= b.lane[i];
+  return a;
+}
+inline void store_u32(void* p, U u) { memcpy(p, &u, 64); }
+inline V load_u8(const uint8_t* p) {
+  return each([&](int i) { return static_cast<float>(p[i]); });
+}
+inline I set1_int(int32_t x) {
+  I v;
+  for (int32_t& lane : v.lane) lane = x;
+  return v;
+}
+inline I add_int(I a, I b) {
+  for (int i = 0; i < 16; ++i) a.lane[i] += b.lane[i];
+  return a;
+}
+inline V to_float(I a) {
+  return each([&](int i) { return static_cast<float>(a.lane[i]); });
+}
+// acc + the sum of four unsigned bytes of w times the four signed bytes at x. Two neighbouring
+// magnitudes at x sum to at most 128 (see activations.h).
+inline I dot_bytes(I acc, U w, const int8_t* x) {
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 4; ++j)
+      acc.lane[i] += static_cast<int32_t>(w.lane[i] >> (8 * j) & 0xff) * x[j];
+  return acc;
+}
+inline N zero_narrow() { return {}; }
+inline N dot_narrow(N acc, U w, const int8_t* x) {
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 4; ++j)
+      acc.lane[i] += static_cast<int32_t>(w.lane[i] >> (8 * j) & 0xff) * x[j];
+  return acc;
+}
+inline I sum_narrow(N n) {
+  I sum;
+  memcpy(&sum, &n, sizeof sum);
+  return sum;
+}
+// acc + a pair of bfloat16 of each lane times the pair at x, the later one first
+inline V dot_pairs(V acc, U w, const uint32_t* x) {
+  return each([&](int i) {
+    const float later =
+        __builtin_fmaf(float_of(w.lane[i] & 0xffff0000u), float_of(*x & 0xffff0000u), acc.lane[i]);
+    return __builtin_fmaf(float_of(w.lane[i] << 16), float_of(*x << 16), later);
+  });
 }
 
 }  // namespace

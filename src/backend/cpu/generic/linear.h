@@ -1,97 +1,65 @@
-// Products with packed weights. One row is bound by reading the weights: two panels are streamed at
-// once, widened in registers. Many rows are bound by multiply-adds: a panel is widened for 256
-// steps of K into a scratch in the first-level cache and every row passes over it in register
-// tiles. Both compute acc = fma(w[k], x[k], acc) in the order of k, so they give the same bits.
+// Products with packed weights, in one of three arithmetics:
+//
+//   kFloat  acc = fma(w[k], x[k], acc) for k = 0, 1, 2 ..., weights widened to float
+//   kPairs  bfloat16 dot products of two steps of K, x rounded to bfloat16
+//   kBytes  x quantized to bytes in groups of 32 steps (activations.h); the sum of a group's
+//   products
+//           is an exact integer, then acc = fma(sum, w_scale * x_scale, acc), group by group
+//
+// One row is bound by reading the weights: panels are streamed through registers, two at once. More
+// rows are bound by arithmetic: 256 steps of a panel are unpacked into a scratch in the first-level
+// cache, over which all rows pass in register tiles. Both follow the same order, so they give the
+// same bits.
 #pragma once
 
-#include "backend/cpu/generic/tile.h"
+#include "backend/cpu/generic/activations.h"
+#include "backend/cpu/generic/unpack.h"
 
 namespace {
 
-using nanovllm::KernelTable;
+using nanovllm::kLinearPanels;
 using nanovllm::kLinearRows;
-using nanovllm::kLinearSteps;
-using nanovllm::LinearArgs;
-using nanovllm::PanelFormat;
-using nanovllm::PanelKind;
+using nanovllm::tile_count;
+using nanovllm::tile_start;
 
-// Scale and min of a record's 16 columns.
-struct ScaleMin {
-  V scale, min;
+// How a kind's bytes are multiplied: with sums of 16 bits where quants are below 16, and with the
+// zero point taken off in integers where the activations carry its multiple (kQ4, kQ8).
+template <PanelKind kKind>
+struct ByteTraits {
+  static constexpr PanelFormat format = nanovllm::panel_format(kKind);
+  static constexpr bool kNarrow = format.bits == 4;
+  static constexpr bool kCentred = format.centre == 8 || format.centre == 128;
+  static constexpr int kHalves = kQuantGroup / format.group;  // groups of weights in 32 steps
 };
 
-template <PanelKind kKind>
-inline ScaleMin load_scales(const uint8_t* record) {
-  constexpr PanelFormat f = nanovllm::panel_format(kKind);
-  ScaleMin s;
-  if constexpr (f.half_scales) {
-    const uint16_t* halves = reinterpret_cast<const uint16_t*>(record);
-    s.scale = load_f16(halves);
-    if constexpr (f.has_min) s.min = load_f16(halves + 16);
-  } else {
-    const float* floats = reinterpret_cast<const float*>(record);
-    s.scale = load(floats);
-    if constexpr (f.has_min) s.min = load(floats + 16);
-  }
-  if constexpr (!f.has_min) s.min = mul(s.scale, set1(f.bits == 4 ? -8.0f : -128.0f));
-  return s;
+// acc += a group's (or half's) sum of products.
+template <bool kCentred>
+inline V add_group(I sum, V scale, V min, float x_scale, float x_sum, V acc) {
+  acc = fma(to_float(sum), mul(scale, set1(x_scale)), acc);
+  if constexpr (!kCentred) acc = fma(min, set1(x_sum), acc);
+  return acc;
 }
 
-// Writes `steps` rows of 16 weights from step k0 of a panel to w (room for kLinearSteps rows; whole
-// blocks are written). k0 is a multiple of kLinearSteps.
-template <PanelKind kKind>
-NANO_VLLM_NOINLINE void widen(const uint8_t* panel, int64_t k0, int64_t steps, float* w) {
-  constexpr PanelFormat f = nanovllm::panel_format(kKind);
-  if constexpr (kKind == PanelKind::kF32) {
-    const float* p = reinterpret_cast<const float*>(panel) + k0 * 16;
-    for (int64_t k = 0; k < steps; ++k) store(w + k * 16, load(p + k * 16));
-  } else if constexpr (kKind == PanelKind::kF16) {
-    const uint16_t* p = reinterpret_cast<const uint16_t*>(panel) + k0 * 16;
-    for (int64_t k = 0; k < steps; ++k) store(w + k * 16, load_f16(p + k * 16));
-  } else if constexpr (kKind == PanelKind::kBF16) {
-    const uint8_t* p = panel + k0 / 2 * 64;
-    for (int64_t k = 0; k < steps; k += 2) {
-      const U u = load_u32(p + k / 2 * 64);
-      store(w + k * 16, low_bf16(u));
-      store(w + k * 16 + 16, high_bf16(u));
-    }
-  } else {
-    constexpr int kFields = 32 / f.bits;
-    const uint8_t* record = panel + k0 / f.block * nanovllm::panel_record_bytes(f);
-    for (int64_t k = 0; k < steps; k += f.block, record += nanovllm::panel_record_bytes(f)) {
-      const ScaleMin s = load_scales<kKind>(record);
-      const uint8_t* quants = record + nanovllm::panel_scale_bytes(f);
-      for (int g = 0; g < f.block / kFields; ++g) {
-        const U u = load_u32(quants + g * 64);
-        float* out = w + (k + g * kFields) * 16;
-        NANO_VLLM_UNROLL
-        for (int j = 0; j < kFields; ++j)
-          store(out + j * 16, fma(field(u, j * f.bits, (1u << f.bits) - 1), s.scale, s.min));
+// ---- one row --------------------------------------------------------------------------------
+
+template <PanelKind kKind, int kPanels>
+inline void one_row_floats(const uint8_t* panels, int64_t panel_bytes, int64_t k_end,
+                           const float* x, V* acc) {
+  int64_t k = 0;
+  if constexpr (kKind == PanelKind::kF32 || kKind == PanelKind::kF16) {
+    for (; k < k_end; ++k) {
+      const V xk = set1(x[k]);
+      NANO_VLLM_UNROLL
+      for (int p = 0; p < kPanels; ++p) {
+        const uint8_t* panel = panels + p * panel_bytes;
+        if constexpr (kKind == PanelKind::kF32) {
+          acc[p] = fma(load(reinterpret_cast<const float*>(panel) + k * 16), xk, acc[p]);
+        } else {
+          acc[p] = fma(load_f16(reinterpret_cast<const uint16_t*>(panel) + k * 16), xk, acc[p]);
+        }
       }
     }
-  }
-}
-
-// acc[p] += x . W for kPanels neighbouring panels, over all of k. tail: kLinearSteps rows of
-// scratch.
-template <PanelKind kKind, int kPanels>
-inline void one_row(const uint8_t* panels, int64_t panel_bytes, int64_t k_end, const float* x,
-                    V* acc_out, float* tail) {
-  constexpr PanelFormat f = nanovllm::panel_format(kKind);
-  V acc[kPanels];
-  for (int p = 0; p < kPanels; ++p) acc[p] = zero();
-  int64_t k = 0;
-  if constexpr (kKind == PanelKind::kF32) {
-    for (; k < k_end; ++k)
-      for (int p = 0; p < kPanels; ++p)
-        acc[p] = fma(load(reinterpret_cast<const float*>(panels + p * panel_bytes) + k * 16),
-                     set1(x[k]), acc[p]);
-  } else if constexpr (kKind == PanelKind::kF16) {
-    for (; k < k_end; ++k)
-      for (int p = 0; p < kPanels; ++p)
-        acc[p] = fma(load_f16(reinterpret_cast<const uint16_t*>(panels + p * panel_bytes) + k * 16),
-                     set1(x[k]), acc[p]);
-  } else if constexpr (kKind == PanelKind::kBF16) {
+  } else {
     for (; k + 1 < k_end; k += 2) {
       const V x0 = set1(x[k]), x1 = set1(x[k + 1]);
       NANO_VLLM_UNROLL
@@ -104,32 +72,187 @@ inline void one_row(const uint8_t* panels, int64_t panel_bytes, int64_t k_end, c
     if (k < k_end)
       for (int p = 0; p < kPanels; ++p)
         acc[p] = fma(low_bf16(load_u32(panels + p * panel_bytes + k / 2 * 64)), set1(x[k]), acc[p]);
-  } else {
-    constexpr int kFields = 32 / f.bits;
-    const uint8_t* record = panels;
-    for (; k + f.block <= k_end; k += f.block, record += nanovllm::panel_record_bytes(f)) {
-      ScaleMin s[kPanels];
-      for (int p = 0; p < kPanels; ++p) s[p] = load_scales<kKind>(record + p * panel_bytes);
-      for (int g = 0; g < f.block / kFields; ++g) {
-        const float* xg = x + k + g * kFields;
+  }
+}
+
+template <int kPanels>
+inline void one_row_pairs(const uint8_t* panels, int64_t panel_bytes, int64_t k_end,
+                          const uint32_t* x, V* acc) {
+  for (int64_t k = 0; k < k_end; k += 2) {
+    NANO_VLLM_UNROLL
+    for (int p = 0; p < kPanels; ++p)
+      acc[p] = dot_pairs(acc[p], load_u32(panels + p * panel_bytes + k * 32), x + k / 2);
+  }
+}
+
+template <PanelKind kKind, int kPanels>
+inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_end,
+                          const int8_t* x, V* acc) {
+  using Traits = ByteTraits<kKind>;
+  constexpr PanelFormat f = Traits::format;
+  for (int64_t k = 0; k < k_end; k += kQuantGroup, x += kActivationGroupBytes) {
+    const int64_t at = k % nanovllm::record_steps(f);
+    const float* floats = reinterpret_cast<const float*>(x + kQuantGroup);
+    const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4);
+    NANO_VLLM_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      const uint8_t* record =
+          panels + p * panel_bytes + k / nanovllm::record_steps(f) * nanovllm::record_bytes(f);
+      const uint8_t* quants = record + nanovllm::record_scale_bytes(f) +
+                              at / kQuantGroup * nanovllm::group_quant_bytes(f);
+      if constexpr (Traits::kNarrow) {
+        N sums = zero_narrow();
         NANO_VLLM_UNROLL
-        for (int p = 0; p < kPanels; ++p) {
-          const U u = load_u32(record + p * panel_bytes + nanovllm::panel_scale_bytes(f) + g * 64);
+        for (int four = 0; four < kQuantGroup / 4; ++four)
+          sums = dot_narrow(sums, four_steps<f.bits>(quants, four), x + four * 4);
+        I sum = sum_narrow(sums);
+        if constexpr (Traits::kCentred) sum = add_int(sum, set1_int(centres[0]));
+        const ScaleMin s = group_scales<kKind>(record, static_cast<int>(at / f.group));
+        acc[p] = add_group<Traits::kCentred>(sum, s.scale, s.min, floats[0], floats[1], acc[p]);
+      } else {
+        constexpr int kFours = kQuantGroup / 4 / Traits::kHalves;
+        NANO_VLLM_UNROLL
+        for (int half = 0; half < Traits::kHalves; ++half) {
+          I sum = set1_int(Traits::kCentred ? centres[1] : 0);
           NANO_VLLM_UNROLL
-          for (int j = 0; j < kFields; ++j) {
-            const V w = fma(field(u, j * f.bits, (1u << f.bits) - 1), s[p].scale, s[p].min);
-            acc[p] = fma(w, set1(xg[j]), acc[p]);
-          }
+          for (int four = half * kFours; four < (half + 1) * kFours; ++four)
+            sum = dot_bytes(sum, four_steps<f.bits>(quants, four), x + four * 4);
+          const ScaleMin s = group_scales<kKind>(record, static_cast<int>(at / f.group) + half);
+          acc[p] = add_group<Traits::kCentred>(sum, s.scale, s.min, floats[0],
+                                               floats[Traits::kHalves == 1 ? 1 : 2 + half], acc[p]);
         }
       }
     }
-    for (int p = 0; p < kPanels && k < k_end; ++p) {  // a last, partly used block
-      widen<kKind>(record + p * panel_bytes, 0, f.block, tail);
-      for (int64_t i = 0; i < k_end - k; ++i)
-        acc[p] = fma(load(tail + i * 16), set1(x[k + i]), acc[p]);
+  }
+}
+
+// ---- many rows: the register tiles ----------------------------------------------------------
+// acc[r, 0..15] (+)= a tile of kRows rows times one panel's steps; acc rows are 16 floats apart.
+// Starts from zero unless `accumulate`.
+
+// x [steps][kRows], w [steps][16].
+template <int kRows>
+NANO_VLLM_NOINLINE void tile_floats(const float* x, const float* w, int64_t steps, float* acc,
+                                    bool accumulate) {
+  V a[kRows];
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) a[r] = accumulate ? load(acc + r * 16) : zero();
+  for (int64_t k = 0; k < steps; ++k) {
+    const V wk = load(w + k * 16);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) a[r] = fma(wk, set1(x[k * kRows + r]), a[r]);
+  }
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) store(acc + r * 16, a[r]);
+}
+
+// x [steps / 2][kRows] pairs, w [steps / 2][16] pairs, straight from the panel.
+template <int kRows>
+NANO_VLLM_NOINLINE void tile_pairs(const uint32_t* x, const uint8_t* w, int64_t steps, float* acc,
+                                   bool accumulate) {
+  V a[kRows];
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) a[r] = accumulate ? load(acc + r * 16) : zero();
+  for (int64_t pair = 0; pair < (steps + 1) / 2; ++pair) {
+    const U wk = load_u32(w + pair * 64);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) a[r] = dot_pairs(a[r], wk, x + pair * kRows + r);
+  }
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) store(acc + r * 16, a[r]);
+}
+
+// x as prepare_groups leaves it.
+template <int kRows, bool kNarrow, bool kCentred, int kHalves>
+NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const UnpackedGroup* w, int64_t steps,
+                                   float* acc, bool accumulate) {
+  if (!accumulate)
+    for (int r = 0; r < kRows; ++r) store(acc + r * 16, zero());
+  for (int64_t k = 0; k < steps; k += kQuantGroup, ++w, x += kRows * kActivationGroupBytes) {
+    const float* floats = reinterpret_cast<const float*>(x + kRows * kQuantGroup);
+    const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4 * kRows);
+    constexpr int kFours = kQuantGroup / 4 / kHalves;
+    for (int half = 0; half < kHalves; ++half) {
+      const V scale = load(w->scale[half]);
+      const V min = kCentred ? zero() : load(w->min[half]);
+      const float* x_sums = floats + (kHalves == 1 ? 1 : 2 + half) * kRows;
+      const int8_t* xh = x + half * kFours * 4 * kRows;
+      const uint8_t* wh = w->quants + half * kFours * 64;
+      I sum[kRows];
+      if constexpr (kNarrow) {
+        N a[kRows];
+        NANO_VLLM_UNROLL
+        for (int r = 0; r < kRows; ++r) a[r] = zero_narrow();
+        NANO_VLLM_UNROLL
+        for (int four = 0; four < kFours; ++four) {
+          const U u = load_u32(wh + four * 64);
+          NANO_VLLM_UNROLL
+          for (int r = 0; r < kRows; ++r) a[r] = dot_narrow(a[r], u, xh + (four * kRows + r) * 4);
+        }
+        NANO_VLLM_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          sum[r] = sum_narrow(a[r]);
+          if constexpr (kCentred) sum[r] = add_int(sum[r], set1_int(centres[r]));
+        }
+      } else {
+        NANO_VLLM_UNROLL
+        for (int r = 0; r < kRows; ++r) sum[r] = set1_int(kCentred ? centres[kRows + r] : 0);
+        NANO_VLLM_UNROLL
+        for (int four = 0; four < kFours; ++four) {
+          const U u = load_u32(wh + four * 64);
+          NANO_VLLM_UNROLL
+          for (int r = 0; r < kRows; ++r)
+            sum[r] = dot_bytes(sum[r], u, xh + (four * kRows + r) * 4);
+        }
+      }
+      NANO_VLLM_UNROLL
+      for (int r = 0; r < kRows; ++r)
+        store(acc + r * 16,
+              add_group<kCentred>(sum[r], scale, min, floats[r], x_sums[r], load(acc + r * 16)));
     }
   }
-  for (int p = 0; p < kPanels; ++p) acc_out[p] = acc[p];
+}
+
+// Calls f with the number of rows as a compile-time constant.
+template <int kRows>
+struct Rows {};
+template <int kMost, typename F>
+inline void with_rows(int64_t rows, const F& f) {
+  if (rows == kMost) return f(Rows<kMost>());
+  if constexpr (kMost > 1) with_rows<kMost - 1>(rows, f);
+}
+
+// ---- what the table holds -------------------------------------------------------------------
+
+template <LinearMode kMode>
+constexpr int tile_rows() {
+  return kMode == LinearMode::kBytes ? kByteTileRows : kTileRows;
+}
+
+void prepare(const LinearArgs& a, int64_t first, int64_t last) {
+  const auto each_tile = [&](int most, const auto& f) {
+    const int64_t tiles = tile_count(a.rows, most);
+    for (int64_t t = first; t < last; ++t) {
+      const int64_t row = tile_start(t, tiles, a.rows);
+      f(row, tile_start(t + 1, tiles, a.rows) - row);
+    }
+  };
+  const int64_t groups = (a.k + kQuantGroup - 1) / kQuantGroup;
+  switch (a.mode) {
+    case LinearMode::kFloat:
+      return each_tile(kTileRows, [&](int64_t row, int64_t rows) {
+        prepare_floats(a, row, rows, static_cast<float*>(a.prepared) + row * a.k);
+      });
+    case LinearMode::kPairs:
+      return each_tile(kTileRows, [&](int64_t row, int64_t rows) {
+        prepare_pairs(a, row, rows, static_cast<uint32_t*>(a.prepared) + row * ((a.k + 1) / 2));
+      });
+    case LinearMode::kBytes:
+      return each_tile(kByteTileRows, [&](int64_t row, int64_t rows) {
+        prepare_groups(a, row, rows,
+                       static_cast<int8_t*>(a.prepared) + row * groups * kActivationGroupBytes);
+      });
+  }
 }
 
 // Adds the bias of panel `p` and writes its used columns.
@@ -144,104 +267,142 @@ inline void finish(const LinearArgs& a, int64_t p, V acc, float* out_row) {
   }
 }
 
-template <PanelKind kKind>
-void linear_kind(const LinearArgs& a, int64_t first, int64_t last, float* scratch) {
+template <PanelKind kKind, LinearMode kMode, int kPanels>
+inline void one_row(const LinearArgs& a, int64_t p) {
   const int64_t bytes = nanovllm::panel_bytes(kKind, a.k);
-  if (a.rows == 1) {
-    V acc[2];
+  const uint8_t* panels = a.panels + p * bytes;
+  V acc[kPanels];
+  for (int i = 0; i < kPanels; ++i) acc[i] = zero();
+  if constexpr (kMode == LinearMode::kFloat) {
+    one_row_floats<kKind, kPanels>(panels, bytes, a.k, a.x, acc);
+  } else if constexpr (kMode == LinearMode::kPairs) {
+    one_row_pairs<kPanels>(panels, bytes, a.k, static_cast<const uint32_t*>(a.prepared), acc);
+  } else {
+    one_row_bytes<kKind, kPanels>(panels, bytes, a.k, static_cast<const int8_t*>(a.prepared), acc);
+  }
+  for (int i = 0; i < kPanels; ++i) finish(a, p + i, acc[i], a.out);
+}
+
+// Steps k .. k + steps of panel p for the tiles first_tile .. last_tile, whose rows' accumulators
+// start at acc.
+template <PanelKind kKind, LinearMode kMode>
+inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps, int64_t tiles,
+                        int64_t first_tile, int64_t last_tile, float* scratch, float* acc) {
+  const uint8_t* panel = a.panels + p * nanovllm::panel_bytes(kKind, a.k);
+  UnpackedGroup* groups = reinterpret_cast<UnpackedGroup*>(scratch);
+  if constexpr (kMode == LinearMode::kFloat) {
+    widen<kKind>(panel, k, steps, scratch);
+  } else if constexpr (kMode == LinearMode::kBytes) {
+    unpack_groups<kKind>(panel, k, steps, groups);
+  }
+  int64_t row = tile_start(first_tile, tiles, a.rows);
+  for (int64_t t = first_tile; t < last_tile; ++t) {
+    const int64_t end = tile_start(t + 1, tiles, a.rows), rows = end - row;
+    with_rows<tile_rows<kMode>()>(rows, [&]<int kRows>(Rows<kRows>) {
+      if constexpr (kMode == LinearMode::kFloat) {
+        tile_floats<kRows>(static_cast<const float*>(a.prepared) + row * a.k + k * kRows, scratch,
+                           steps, acc, k > 0);
+      } else if constexpr (kMode == LinearMode::kPairs) {
+        tile_pairs<kRows>(
+            static_cast<const uint32_t*>(a.prepared) + row * ((a.k + 1) / 2) + k / 2 * kRows,
+            panel + k / 2 * 64, steps, acc, k > 0);
+      } else {
+        using Traits = ByteTraits<kKind>;
+        const int64_t group_count = (a.k + kQuantGroup - 1) / kQuantGroup;
+        tile_bytes<kRows, Traits::kNarrow, Traits::kCentred, Traits::kHalves>(
+            static_cast<const int8_t*>(a.prepared) +
+                (row * group_count + k / kQuantGroup * kRows) * kActivationGroupBytes,
+            groups, steps, acc, k > 0);
+      }
+    });
+    acc += rows * 16;
+    row = end;
+  }
+}
+
+template <PanelKind kKind, LinearMode kMode>
+void linear_kind(const LinearArgs& a, int64_t first, int64_t last, float* scratch) {
+  constexpr bool kStreamed = kMode != LinearMode::kFloat || nanovllm::panel_format(kKind).bits == 0;
+  if (kStreamed && a.rows == 1) {
     int64_t p = first;
-    for (; p + 2 <= last; p += 2) {
-      one_row<kKind, 2>(a.panels + p * bytes, bytes, a.k, a.x, acc, scratch);
-      finish(a, p, acc[0], a.out);
-      finish(a, p + 1, acc[1], a.out);
-    }
-    if (p < last) {
-      one_row<kKind, 1>(a.panels + p * bytes, bytes, a.k, a.x, acc, scratch);
-      finish(a, p, acc[0], a.out);
+    if constexpr (kStreamed) {
+      for (; p + 2 <= last; p += 2) one_row<kKind, kMode, 2>(a, p);
+      if (p < last) one_row<kKind, kMode, 1>(a, p);
     }
     return;
   }
-  float* w = scratch;
+  constexpr int kMost = tile_rows<kMode>();
+  constexpr int64_t kBlock = kLinearRows / kMost;  // tiles taken together
+  const int64_t tiles = tile_count(a.rows, kMost);
   float* acc = scratch + kLinearSteps * 16;
-  for (int64_t row = 0; row < a.rows; row += kLinearRows) {
-    const int64_t rows = a.rows - row < kLinearRows ? a.rows - row : kLinearRows;
-    for (int64_t p = first; p < last; ++p) {
+  for (int64_t first_tile = 0; first_tile < tiles; first_tile += kBlock) {
+    const int64_t last_tile = first_tile + kBlock < tiles ? first_tile + kBlock : tiles;
+    const int64_t row = tile_start(first_tile, tiles, a.rows);
+    const int64_t rows = tile_start(last_tile, tiles, a.rows) - row;
+    for (int64_t p0 = first; p0 < last; p0 += kLinearPanels) {
+      const int64_t p1 = p0 + kLinearPanels < last ? p0 + kLinearPanels : last;
       for (int64_t k = 0; k < a.k; k += kLinearSteps) {
         const int64_t steps = a.k - k < kLinearSteps ? a.k - k : kLinearSteps;
-        widen<kKind>(a.panels + p * bytes, k, steps, w);
-        tiles(rows, a.x + row * a.x_stride + k, a.x_stride, w, steps, acc, 16, k > 0);
+        for (int64_t p = p0; p < p1; ++p)
+          panel_chunk<kKind, kMode>(a, p, k, steps, tiles, first_tile, last_tile, scratch,
+                                    acc + (p - p0) * kLinearRows * 16);
       }
-      for (int64_t r = 0; r < rows; ++r)
-        finish(a, p, load(acc + r * 16), a.out + (row + r) * a.out_stride);
+      for (int64_t p = p0; p < p1; ++p)
+        for (int64_t r = 0; r < rows; ++r)
+          finish(a, p, load(acc + ((p - p0) * kLinearRows + r) * 16),
+                 a.out + (row + r) * a.out_stride);
     }
   }
 }
 
+// Calls f with the kind as a compile-time constant.
 template <PanelKind kKind>
-void dequantize_column_kind(const uint8_t* panel, int column, int64_t k_end, float* out) {
-  constexpr PanelFormat f = nanovllm::panel_format(kKind);
-  constexpr int kGroup = kKind == PanelKind::kBF16 ? 2 : f.block;
-  alignas(64) float w[32 * 16];
-  const int64_t stride =
-      f.bits ? nanovllm::panel_record_bytes(f) : nanovllm::panel_bytes(kKind, kGroup);
-  for (int64_t k = 0; k < k_end; k += kGroup, panel += stride) {
-    widen<kKind>(panel, 0, kGroup, w);
-    for (int64_t i = 0; i < kGroup && k + i < k_end; ++i) out[k + i] = w[i * 16 + column];
+struct Kind {};
+template <typename F>
+inline void with_kind(PanelKind kind, const F& f) {
+  switch (kind) {
+    case PanelKind::kF32:
+      return f(Kind<PanelKind::kF32>());
+    case PanelKind::kBF16:
+      return f(Kind<PanelKind::kBF16>());
+    case PanelKind::kF16:
+      return f(Kind<PanelKind::kF16>());
+    case PanelKind::kQ4:
+      return f(Kind<PanelKind::kQ4>());
+    case PanelKind::kQ4Min:
+      return f(Kind<PanelKind::kQ4Min>());
+    case PanelKind::kQ4Super:
+      return f(Kind<PanelKind::kQ4Super>());
+    case PanelKind::kQ6:
+      return f(Kind<PanelKind::kQ6>());
+    case PanelKind::kQ6Min:
+      return f(Kind<PanelKind::kQ6Min>());
+    case PanelKind::kQ6Super:
+      return f(Kind<PanelKind::kQ6Super>());
+    case PanelKind::kQ6Super16:
+      return f(Kind<PanelKind::kQ6Super16>());
+    case PanelKind::kQ8:
+      return f(Kind<PanelKind::kQ8>());
+    case PanelKind::kQ8Min:
+      return f(Kind<PanelKind::kQ8Min>());
   }
 }
 
 void linear(const LinearArgs& a, int64_t first, int64_t last, float* scratch) {
-  switch (a.kind) {
-    case PanelKind::kF32:
-      return linear_kind<PanelKind::kF32>(a, first, last, scratch);
-    case PanelKind::kBF16:
-      return linear_kind<PanelKind::kBF16>(a, first, last, scratch);
-    case PanelKind::kF16:
-      return linear_kind<PanelKind::kF16>(a, first, last, scratch);
-    case PanelKind::kQ4Half:
-      return linear_kind<PanelKind::kQ4Half>(a, first, last, scratch);
-    case PanelKind::kQ4HalfMin:
-      return linear_kind<PanelKind::kQ4HalfMin>(a, first, last, scratch);
-    case PanelKind::kQ4FloatMin:
-      return linear_kind<PanelKind::kQ4FloatMin>(a, first, last, scratch);
-    case PanelKind::kQ8Half:
-      return linear_kind<PanelKind::kQ8Half>(a, first, last, scratch);
-    case PanelKind::kQ8HalfMin:
-      return linear_kind<PanelKind::kQ8HalfMin>(a, first, last, scratch);
-    case PanelKind::kQ8Float:
-      return linear_kind<PanelKind::kQ8Float>(a, first, last, scratch);
-    case PanelKind::kQ8FloatMin:
-      return linear_kind<PanelKind::kQ8FloatMin>(a, first, last, scratch);
-    case PanelKind::kQ8Float16:
-      return linear_kind<PanelKind::kQ8Float16>(a, first, last, scratch);
-  }
+  with_kind(a.kind, [&]<PanelKind kKind>(Kind<kKind>) {
+    if (a.mode == LinearMode::kFloat)
+      return linear_kind<kKind, LinearMode::kFloat>(a, first, last, scratch);
+    if constexpr (kHasPairs && kKind == PanelKind::kBF16)
+      linear_kind<kKind, LinearMode::kPairs>(a, first, last, scratch);
+    if constexpr (nanovllm::panel_format(kKind).bits != 0)
+      linear_kind<kKind, LinearMode::kBytes>(a, first, last, scratch);
+  });
 }
 
 void dequantize_column(PanelKind kind, const uint8_t* panel, int column, int64_t k, float* out) {
-  switch (kind) {
-    case PanelKind::kF32:
-      return dequantize_column_kind<PanelKind::kF32>(panel, column, k, out);
-    case PanelKind::kBF16:
-      return dequantize_column_kind<PanelKind::kBF16>(panel, column, k, out);
-    case PanelKind::kF16:
-      return dequantize_column_kind<PanelKind::kF16>(panel, column, k, out);
-    case PanelKind::kQ4Half:
-      return dequantize_column_kind<PanelKind::kQ4Half>(panel, column, k, out);
-    case PanelKind::kQ4HalfMin:
-      return dequantize_column_kind<PanelKind::kQ4HalfMin>(panel, column, k, out);
-    case PanelKind::kQ4FloatMin:
-      return dequantize_column_kind<PanelKind::kQ4FloatMin>(panel, column, k, out);
-    case PanelKind::kQ8Half:
-      return dequantize_column_kind<PanelKind::kQ8Half>(panel, column, k, out);
-    case PanelKind::kQ8HalfMin:
-      return dequantize_column_kind<PanelKind::kQ8HalfMin>(panel, column, k, out);
-    case PanelKind::kQ8Float:
-      return dequantize_column_kind<PanelKind::kQ8Float>(panel, column, k, out);
-    case PanelKind::kQ8FloatMin:
-      return dequantize_column_kind<PanelKind::kQ8FloatMin>(panel, column, k, out);
-    case PanelKind::kQ8Float16:
-      return dequantize_column_kind<PanelKind::kQ8Float16>(panel, column, k, out);
-  }
+  with_kind(kind, [&]<PanelKind kKind>(Kind<kKind>) {
+    dequantize_column_kind<kKind>(panel, column, k, out);
+  });
 }
 
 }  // namespace
