@@ -123,7 +123,9 @@ void CpuBackend::linear(const Weight& w, const float* bias, const float* x, int6
 
 LinearMode CpuBackend::mode(PanelKind kind, bool exact) const {
   if (kind == PanelKind::kBF16 && kernels_.has_pairs) return LinearMode::kPairs;
-  return exact || panel_format(kind).bits == 0 ? LinearMode::kFloat : LinearMode::kBytes;
+  const int bits = panel_format(kind).bits;
+  if (exact || bits == 0) return LinearMode::kFloat;
+  return bits == 8 ? LinearMode::kBytes : LinearMode::kWords;
 }
 
 void CpuBackend::prepare(LinearArgs& args) {
@@ -134,8 +136,9 @@ void CpuBackend::prepare(LinearArgs& args) {
   const int64_t bytes = prepared_bytes(args.mode, args.rows, args.k);
   if (bytes > prepared_.size()) prepared_ = Memory(bytes, "activations", false);
   args.prepared = prepared_.data();
-  const int64_t tiles = tile_count(
-      args.rows, args.mode == LinearMode::kBytes ? kernels_.byte_tile_rows : kernels_.tile_rows);
+  const bool floats = args.mode == LinearMode::kFloat || args.mode == LinearMode::kPairs;
+  const int64_t tiles =
+      tile_count(args.rows, floats ? kernels_.tile_rows : kernels_.byte_tile_rows);
   if (args.rows * args.k < kSerialFloats) return kernels_.prepare(args, 0, tiles);
   pool_.parallel_for(tiles, [&](int64_t t, int) { kernels_.prepare(args, t, t + 1); });
 }

@@ -20,7 +20,9 @@ namespace nanovllm {
 enum class LinearMode : uint8_t {
   kFloat,  // multiply-adds in float32
   kPairs,  // bfloat16 dot products: bfloat16 weights where the instruction set has them
-  kBytes,  // integer dot products: quantized weights, unless float32 is asked for
+  // Integer dot products: quantized weights, unless float32 is asked for.
+  kBytes,  // activations of 8 bits, for weights of 8 bits
+  kWords,  // activations of 16 bits, in two planes of bytes, for weights of 4 and 6 bits
 };
 
 // out[r, n] = sum_k x[r, k] * W[n, k] + bias[n]
@@ -31,8 +33,8 @@ struct LinearArgs {
   int64_t k;              // input features
   int64_t n;              // columns of these panels; the last panel may be partly used
   const float* bias;      // [n] or null
-  int most_neighbours;  // kBytes: of two neighbouring quants of x, the most their magnitudes sum to
-  const float* x;       // [rows, k], rows x_stride apart
+  int most_neighbours;    // kBytes: what two neighbouring quants of x may sum to (panels.h)
+  const float* x;         // [rows, k], rows x_stride apart
   int64_t x_stride;
   int64_t rows;
   void* prepared;  // x as the panels take it (prepared_bytes); one row of floats needs none
@@ -56,13 +58,15 @@ static constexpr int64_t tile_start(int64_t tile, int64_t tiles, int64_t rows) {
   return rows / tiles * tile + (tile < extra ? tile : extra);
 }
 
-// Bytes of a row's 32 steps in kBytes: quants, scale, three sums, two zero points.
-static constexpr int64_t kActivationGroupBytes = kQuantGroup + 6 * 4;
+// Bytes of a row's 32 steps in kBytes and kWords: quants, scale, three sums, two zero points.
+static constexpr int64_t activation_group_bytes(LinearMode mode) {
+  return kQuantGroup * (mode == LinearMode::kWords ? 2 : 1) + 6 * 4;
+}
 
 static constexpr int64_t prepared_bytes(LinearMode mode, int64_t rows, int64_t k) {
   if (mode == LinearMode::kFloat) return rows * k * 4;
   if (mode == LinearMode::kPairs) return rows * ((k + 1) / 2) * 4;
-  return rows * ((k + kQuantGroup - 1) / kQuantGroup) * kActivationGroupBytes;
+  return rows * ((k + kQuantGroup - 1) / kQuantGroup) * activation_group_bytes(mode);
 }
 
 // Attention takes keys in segments at absolute positions (generic/attention.h): 256, so that a

@@ -80,13 +80,12 @@ static constexpr PanelFormat panel_format(PanelKind kind) {
   }
 }
 
-// AVX2's byte product adds two products in 16 bits with a sign: quant * (the sum of two
-// neighbouring activations' magnitudes) must stay below 2^15. Fewer levels for the weights leave
+// AVX2's byte product adds two products in 16 bits with a sign: a quant of 8 bits times the sum of
+// two neighbouring activations' magnitudes must stay below 2^15. Fewer levels for the weights leave
 // more for the activations; 180 divides the error about evenly between them.
 static constexpr int kQ8MinLargest = 180;
 static constexpr int most_neighbours(PanelKind kind) {
-  if (kind == PanelKind::kQ8) return 128;
-  return kind == PanelKind::kQ8Min ? 32767 / kQ8MinLargest : 254;
+  return kind == PanelKind::kQ8Min ? 32767 / kQ8MinLargest : 32767 / 255;
 }
 
 // A record: its steps of K, the bytes of the scales at its head, of 32 steps of quants, of it all.

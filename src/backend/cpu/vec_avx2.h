@@ -7,7 +7,7 @@
 namespace {
 
 constexpr int kTileRows = 6;      // 12 accumulators, 2 weights, 1 broadcast: 15 of 16 registers
-constexpr int kByteTileRows = 4;  // 8 sums, 2 weights, 1 broadcast, ones, 2 products
+constexpr int kByteTileRows = 3;  // 6 sums, 2 weights, ones, 3 broadcasts: more, and GCC spills
 constexpr bool kHasPairs = false;
 
 struct V {
@@ -152,6 +152,10 @@ inline __m256i broadcast_four(const void* p) {
   __builtin_memcpy(&four, p, 4);
   return _mm256_set1_epi32(four);
 }
+inline I sum_planes(I high, I low) {
+  return {_mm256_add_epi32(_mm256_slli_epi32(high.lo, 8), low.lo),
+          _mm256_add_epi32(_mm256_slli_epi32(high.hi, 8), low.hi)};
+}
 #if defined(__AVXVNNI__)
 inline I dot_bytes(I acc, U w, const int8_t* x) {
   const __m256i four = broadcast_four(x);
@@ -162,7 +166,7 @@ inline N dot_narrow(N acc, U w, const int8_t* x) {
   const I sum = dot_bytes({acc.lo, acc.hi}, w, x);
   return {sum.lo, sum.hi};
 }
-inline I sum_narrow(N n) { return {n.lo, n.hi}; }
+inline I sum_planes(N high, N low) { return sum_planes(I{high.lo, high.hi}, I{low.lo, low.hi}); }
 #else
 inline I dot_bytes(I acc, U w, const int8_t* x) {
   const __m256i four = broadcast_four(x), ones = _mm256_set1_epi16(1);
@@ -175,9 +179,12 @@ inline N dot_narrow(N acc, U w, const int8_t* x) {
   return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(w.lo, four)),
           _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(w.hi, four))};
 }
-inline I sum_narrow(N n) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  return {_mm256_madd_epi16(n.lo, ones), _mm256_madd_epi16(n.hi, ones)};
+inline __m256i sum_planes_half(__m256i high, __m256i low) {
+  return _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(256)),
+                          _mm256_madd_epi16(low, _mm256_set1_epi16(1)));
+}
+inline I sum_planes(N high, N low) {
+  return {sum_planes_half(high.lo, low.lo), sum_planes_half(high.hi, low.hi)};
 }
 #endif
 

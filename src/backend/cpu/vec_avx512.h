@@ -119,6 +119,9 @@ inline __m512i broadcast_four(const void* p) {
   __builtin_memcpy(&four, p, 4);
   return _mm512_set1_epi32(four);
 }
+inline I sum_planes(I high, I low) {
+  return {_mm512_add_epi32(_mm512_slli_epi32(high.v, 8), low.v)};
+}
 inline N zero_narrow() { return {_mm512_setzero_si512()}; }
 #if defined(__AVX512VNNI__)
 inline I dot_bytes(I acc, U w, const int8_t* x) {
@@ -127,7 +130,7 @@ inline I dot_bytes(I acc, U w, const int8_t* x) {
 inline N dot_narrow(N acc, U w, const int8_t* x) {
   return {_mm512_dpbusd_epi32(acc.v, w.v, broadcast_four(x))};
 }
-inline I sum_narrow(N n) { return {n.v}; }
+inline I sum_planes(N high, N low) { return sum_planes(I{high.v}, I{low.v}); }
 #else
 inline I dot_bytes(I acc, U w, const int8_t* x) {
   const __m512i sums = _mm512_maddubs_epi16(w.v, broadcast_four(x));
@@ -136,7 +139,10 @@ inline I dot_bytes(I acc, U w, const int8_t* x) {
 inline N dot_narrow(N acc, U w, const int8_t* x) {
   return {_mm512_add_epi16(acc.v, _mm512_maddubs_epi16(w.v, broadcast_four(x)))};
 }
-inline I sum_narrow(N n) { return {_mm512_madd_epi16(n.v, _mm512_set1_epi16(1))}; }
+inline I sum_planes(N high, N low) {
+  return {_mm512_add_epi32(_mm512_madd_epi16(high.v, _mm512_set1_epi16(256)),
+                           _mm512_madd_epi16(low.v, _mm512_set1_epi16(1)))};
+}
 #endif
 #if defined(__AVX512BF16__)
 inline V dot_pairs(V acc, U w, const uint32_t* x) {

@@ -192,9 +192,14 @@ inline N zero_narrow() {
   const I zeros = set1_int(0);
   return {{zeros.q[0], zeros.q[1], zeros.q[2], zeros.q[3]}};
 }
-inline I sum_narrow(N n) { return {{n.q[0], n.q[1], n.q[2], n.q[3]}}; }
+inline I as_int(N n) { return {{n.q[0], n.q[1], n.q[2], n.q[3]}}; }
+inline I sum_planes(I high, I low) {
+  for (int i = 0; i < 4; ++i) low.q[i] = vaddq_s32(vshlq_n_s32(high.q[i], 8), low.q[i]);
+  return low;
+}
+inline I sum_planes(N high, N low) { return sum_planes(as_int(high), as_int(low)); }
 inline N dot_narrow(N acc, U w, const int8_t* x) {
-  const I sum = dot_bytes(sum_narrow(acc), w, x);
+  const I sum = dot_bytes(as_int(acc), w, x);
   return {{sum.q[0], sum.q[1], sum.q[2], sum.q[3]}};
 }
 inline V dot_pairs(V acc, U, const uint32_t*) { return acc; }  // never called: kHasPairs is false

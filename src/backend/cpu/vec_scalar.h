@@ -25,7 +25,7 @@ struct U {
 struct I {
   int32_t lane[16];
 };
-// Sums of products with quants below 16: up to eight of dot_narrow fit 16 bits.
+// Sums of products with quants below 16: eight of dot_narrow fit 16 bits.
 struct N {
   int32_t lane[16];
 };
@@ -154,6 +154,7 @@ inline float reduce_max(V v) {
     for (int i = 0; i < width; ++i)
       v.lane[i] = v.lane[i] > v.lane[i + width] ? v.lane[i] : v.lane[i + width];
   return v.lane[0];
+}
 // (u >> shift) & mask; to the left where shift is negative
 inline U bits(U u, int shift, uint32_t mask) {
   for (uint32_t& lane : u.lane) lane = (shift < 0 ? lane << -shift : lane >> shift) & mask;
@@ -179,8 +180,8 @@ inline I add_int(I a, I b) {
 inline V to_float(I a) {
   return each([&](int i) { return static_cast<float>(a.lane[i]); });
 }
-// acc + the sum of four unsigned bytes of w times the four signed bytes at x. Two neighbouring
-// magnitudes at x sum to at most 128 (see activations.h).
+// acc + the sum of four unsigned bytes of w times the four signed bytes at x. A byte of w times the
+// sum of two neighbouring magnitudes at x stays below 2^15 (see panels.h).
 inline I dot_bytes(I acc, U w, const int8_t* x) {
   for (int i = 0; i < 16; ++i)
     for (int j = 0; j < 4; ++j)
@@ -194,10 +195,15 @@ inline N dot_narrow(N acc, U w, const int8_t* x) {
       acc.lane[i] += static_cast<int32_t>(w.lane[i] >> (8 * j) & 0xff) * x[j];
   return acc;
 }
-inline I sum_narrow(N n) {
+// The sums of two planes: 256 * high + low
+inline I sum_planes(N high, N low) {
   I sum;
-  memcpy(&sum, &n, sizeof sum);
+  for (int i = 0; i < 16; ++i) sum.lane[i] = 256 * high.lane[i] + low.lane[i];
   return sum;
+}
+inline I sum_planes(I high, I low) {
+  for (int i = 0; i < 16; ++i) low.lane[i] += 256 * high.lane[i];
+  return low;
 }
 // acc + a pair of bfloat16 of each lane times the pair at x, the later one first
 inline V dot_pairs(V acc, U w, const uint32_t* x) {

@@ -2,9 +2,9 @@
 //
 //   kFloat  acc = fma(w[k], x[k], acc) for k = 0, 1, 2 ..., weights widened to float
 //   kPairs  bfloat16 dot products of two steps of K, x rounded to bfloat16
-//   kBytes  x quantized to bytes in groups of 32 steps (activations.h); the sum of a group's
-//   products
-//           is an exact integer, then acc = fma(sum, w_scale * x_scale, acc), group by group
+//   kBytes  x quantized in groups of 32 steps to 8 bits, or to 16 in two planes of bytes
+//   kWords  (activations.h); the sum of a group's products is an exact integer, then
+//           acc = fma(sum, w_scale * x_scale, acc), group by group
 //
 // One row is bound by reading the weights: panels are streamed through registers, two at once. More
 // rows are bound by arithmetic: 256 steps of a panel are unpacked into a scratch in the first-level
@@ -30,6 +30,8 @@ struct ByteTraits {
   static constexpr bool kNarrow = format.bits == 4;
   static constexpr bool kCentred = format.centre == 8 || format.centre == 128;
   static constexpr int kHalves = kQuantGroup / format.group;  // groups of weights in 32 steps
+  static constexpr LinearMode kMode = format.bits == 8 ? LinearMode::kBytes : LinearMode::kWords;
+  static constexpr int kPlanes = format.bits == 8 ? 1 : 2;
 };
 
 // acc += a group's (or half's) sum of products.
@@ -90,9 +92,10 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
                           const int8_t* x, V* acc) {
   using Traits = ByteTraits<kKind>;
   constexpr PanelFormat f = Traits::format;
-  for (int64_t k = 0; k < k_end; k += kQuantGroup, x += kActivationGroupBytes) {
+  constexpr int kFours = kQuantGroup / 4 / Traits::kHalves;
+  for (int64_t k = 0; k < k_end; k += kQuantGroup, x += activation_group_bytes(Traits::kMode)) {
     const int64_t at = k % nanovllm::record_steps(f);
-    const float* floats = reinterpret_cast<const float*>(x + kQuantGroup);
+    const float* floats = reinterpret_cast<const float*>(x + kQuantGroup * Traits::kPlanes);
     const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4);
     NANO_VLLM_UNROLL
     for (int p = 0; p < kPanels; ++p) {
@@ -100,27 +103,33 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
           panels + p * panel_bytes + k / nanovllm::record_steps(f) * nanovllm::record_bytes(f);
       const uint8_t* quants = record + nanovllm::record_scale_bytes(f) +
                               at / kQuantGroup * nanovllm::group_quant_bytes(f);
-      if constexpr (Traits::kNarrow) {
-        N sums = zero_narrow();
-        NANO_VLLM_UNROLL
-        for (int four = 0; four < kQuantGroup / 4; ++four)
-          sums = dot_narrow(sums, four_steps<f.bits>(quants, four), x + four * 4);
-        I sum = sum_narrow(sums);
-        if constexpr (Traits::kCentred) sum = add_int(sum, set1_int(centres[0]));
-        const ScaleMin s = group_scales<kKind>(record, static_cast<int>(at / f.group));
-        acc[p] = add_group<Traits::kCentred>(sum, s.scale, s.min, floats[0], floats[1], acc[p]);
-      } else {
-        constexpr int kFours = kQuantGroup / 4 / Traits::kHalves;
-        NANO_VLLM_UNROLL
-        for (int half = 0; half < Traits::kHalves; ++half) {
-          I sum = set1_int(Traits::kCentred ? centres[1] : 0);
+      NANO_VLLM_UNROLL
+      for (int half = 0; half < Traits::kHalves; ++half) {
+        I sum;
+        if constexpr (Traits::kNarrow) {
+          N high = zero_narrow(), low = zero_narrow();
           NANO_VLLM_UNROLL
-          for (int four = half * kFours; four < (half + 1) * kFours; ++four)
-            sum = dot_bytes(sum, four_steps<f.bits>(quants, four), x + four * 4);
-          const ScaleMin s = group_scales<kKind>(record, static_cast<int>(at / f.group) + half);
-          acc[p] = add_group<Traits::kCentred>(sum, s.scale, s.min, floats[0],
-                                               floats[Traits::kHalves == 1 ? 1 : 2 + half], acc[p]);
+          for (int four = 0; four < kFours; ++four) {
+            const U u = four_steps<f.bits>(quants, four);
+            high = dot_narrow(high, u, x + four * 4);
+            low = dot_narrow(low, u, x + kQuantGroup + four * 4);
+          }
+          sum = sum_planes(high, low);
+          if constexpr (Traits::kCentred) sum = add_int(sum, set1_int(centres[0]));
+        } else {
+          sum = set1_int(Traits::kCentred ? centres[1] : 0);
+          I low = set1_int(0);
+          NANO_VLLM_UNROLL
+          for (int four = half * kFours; four < (half + 1) * kFours; ++four) {
+            const U u = four_steps<f.bits>(quants, four);
+            sum = dot_bytes(sum, u, x + four * 4);
+            if constexpr (Traits::kPlanes == 2) low = dot_bytes(low, u, x + kQuantGroup + four * 4);
+          }
+          if constexpr (Traits::kPlanes == 2) sum = sum_planes(sum, low);
         }
+        const ScaleMin s = group_scales<kKind>(record, static_cast<int>(at / f.group) + half);
+        acc[p] = add_group<Traits::kCentred>(sum, s.scale, s.min, floats[0],
+                                             floats[Traits::kHalves == 1 ? 1 : 2 + half], acc[p]);
       }
     }
   }
@@ -162,47 +171,72 @@ NANO_VLLM_NOINLINE void tile_pairs(const uint32_t* x, const uint8_t* w, int64_t 
   for (int r = 0; r < kRows; ++r) store(acc + r * 16, a[r]);
 }
 
-// x as prepare_groups leaves it.
-template <int kRows, bool kNarrow, bool kCentred, int kHalves>
+// The products of kFours fours of steps for the rows of a tile.
+template <int kRows, int kFours>
+inline void narrow_products(const int8_t* x, const uint8_t* w, N* out) {
+  N a[kRows];
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) a[r] = zero_narrow();
+  NANO_VLLM_NO_UNROLL
+  for (int four = 0; four < kFours; ++four) {
+    const U u = load_u32(w + four * 64);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) a[r] = dot_narrow(a[r], u, x + (four * kRows + r) * 4);
+  }
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) out[r] = a[r];
+}
+template <int kRows, int kFours>
+inline void byte_products(const int8_t* x, const uint8_t* w, I* sum) {
+  NANO_VLLM_NO_UNROLL
+  for (int four = 0; four < kFours; ++four) {
+    const U u = load_u32(w + four * 64);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) sum[r] = dot_bytes(sum[r], u, x + (four * kRows + r) * 4);
+  }
+}
+
+// x as prepare_groups leaves it. The two planes of kWords pass one after the other: sums of both
+// would not fit AVX2's registers.
+template <int kRows, bool kNarrow, bool kCentred, int kHalves, int kPlanes>
 NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const UnpackedGroup* w, int64_t steps,
                                    float* acc, bool accumulate) {
+  constexpr LinearMode kMode = kPlanes == 2 ? LinearMode::kWords : LinearMode::kBytes;
+  constexpr int kFours = kQuantGroup / 4 / kHalves;
   if (!accumulate)
     for (int r = 0; r < kRows; ++r) store(acc + r * 16, zero());
-  for (int64_t k = 0; k < steps; k += kQuantGroup, ++w, x += kRows * kActivationGroupBytes) {
-    const float* floats = reinterpret_cast<const float*>(x + kRows * kQuantGroup);
+  for (int64_t k = 0; k < steps;
+       k += kQuantGroup, ++w, x += kRows * activation_group_bytes(kMode)) {
+    const float* floats = reinterpret_cast<const float*>(x + kRows * kQuantGroup * kPlanes);
     const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4 * kRows);
-    constexpr int kFours = kQuantGroup / 4 / kHalves;
     for (int half = 0; half < kHalves; ++half) {
       const V scale = load(w->scale[half]);
       const V min = kCentred ? zero() : load(w->min[half]);
       const float* x_sums = floats + (kHalves == 1 ? 1 : 2 + half) * kRows;
       const int8_t* xh = x + half * kFours * 4 * kRows;
+      const int8_t* x_low = xh + kQuantGroup * kRows;
       const uint8_t* wh = w->quants + half * kFours * 64;
       I sum[kRows];
       if constexpr (kNarrow) {
-        N a[kRows];
-        NANO_VLLM_UNROLL
-        for (int r = 0; r < kRows; ++r) a[r] = zero_narrow();
-        NANO_VLLM_UNROLL
-        for (int four = 0; four < kFours; ++four) {
-          const U u = load_u32(wh + four * 64);
-          NANO_VLLM_UNROLL
-          for (int r = 0; r < kRows; ++r) a[r] = dot_narrow(a[r], u, xh + (four * kRows + r) * 4);
-        }
+        N high[kRows], low[kRows];
+        narrow_products<kRows, kFours>(xh, wh, high);
+        narrow_products<kRows, kFours>(x_low, wh, low);
         NANO_VLLM_UNROLL
         for (int r = 0; r < kRows; ++r) {
-          sum[r] = sum_narrow(a[r]);
+          sum[r] = sum_planes(high[r], low[r]);
           if constexpr (kCentred) sum[r] = add_int(sum[r], set1_int(centres[r]));
         }
       } else {
         NANO_VLLM_UNROLL
         for (int r = 0; r < kRows; ++r) sum[r] = set1_int(kCentred ? centres[kRows + r] : 0);
-        NANO_VLLM_UNROLL
-        for (int four = 0; four < kFours; ++four) {
-          const U u = load_u32(wh + four * 64);
+        byte_products<kRows, kFours>(xh, wh, sum);
+        if constexpr (kPlanes == 2) {
+          I low[kRows];
           NANO_VLLM_UNROLL
-          for (int r = 0; r < kRows; ++r)
-            sum[r] = dot_bytes(sum[r], u, xh + (four * kRows + r) * 4);
+          for (int r = 0; r < kRows; ++r) low[r] = set1_int(0);
+          byte_products<kRows, kFours>(x_low, wh, low);
+          NANO_VLLM_UNROLL
+          for (int r = 0; r < kRows; ++r) sum[r] = sum_planes(sum[r], low[r]);
         }
       }
       NANO_VLLM_UNROLL
@@ -226,7 +260,7 @@ inline void with_rows(int64_t rows, const F& f) {
 
 template <LinearMode kMode>
 constexpr int tile_rows() {
-  return kMode == LinearMode::kBytes ? kByteTileRows : kTileRows;
+  return kMode == LinearMode::kFloat || kMode == LinearMode::kPairs ? kTileRows : kByteTileRows;
 }
 
 void prepare(const LinearArgs& a, int64_t first, int64_t last) {
@@ -237,7 +271,9 @@ void prepare(const LinearArgs& a, int64_t first, int64_t last) {
       f(row, tile_start(t + 1, tiles, a.rows) - row);
     }
   };
-  const int64_t groups = (a.k + kQuantGroup - 1) / kQuantGroup;
+  const auto groups_of = [&](int64_t row) {
+    return static_cast<int8_t*>(a.prepared) + nanovllm::prepared_bytes(a.mode, row, a.k);
+  };
   switch (a.mode) {
     case LinearMode::kFloat:
       return each_tile(kTileRows, [&](int64_t row, int64_t rows) {
@@ -249,8 +285,11 @@ void prepare(const LinearArgs& a, int64_t first, int64_t last) {
       });
     case LinearMode::kBytes:
       return each_tile(kByteTileRows, [&](int64_t row, int64_t rows) {
-        prepare_groups(a, row, rows,
-                       static_cast<int8_t*>(a.prepared) + row * groups * kActivationGroupBytes);
+        prepare_groups<LinearMode::kBytes>(a, row, rows, groups_of(row));
+      });
+    case LinearMode::kWords:
+      return each_tile(kByteTileRows, [&](int64_t row, int64_t rows) {
+        prepare_groups<LinearMode::kWords>(a, row, rows, groups_of(row));
       });
   }
 }
@@ -292,7 +331,7 @@ inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps
   UnpackedGroup* groups = reinterpret_cast<UnpackedGroup*>(scratch);
   if constexpr (kMode == LinearMode::kFloat) {
     widen<kKind>(panel, k, steps, scratch);
-  } else if constexpr (kMode == LinearMode::kBytes) {
+  } else if constexpr (kMode != LinearMode::kPairs) {
     unpack_groups<kKind>(panel, k, steps, groups);
   }
   int64_t row = tile_start(first_tile, tiles, a.rows);
@@ -308,10 +347,9 @@ inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps
             panel + k / 2 * 64, steps, acc, k > 0);
       } else {
         using Traits = ByteTraits<kKind>;
-        const int64_t group_count = (a.k + kQuantGroup - 1) / kQuantGroup;
-        tile_bytes<kRows, Traits::kNarrow, Traits::kCentred, Traits::kHalves>(
-            static_cast<const int8_t*>(a.prepared) +
-                (row * group_count + k / kQuantGroup * kRows) * kActivationGroupBytes,
+        tile_bytes<kRows, Traits::kNarrow, Traits::kCentred, Traits::kHalves, Traits::kPlanes>(
+            static_cast<const int8_t*>(a.prepared) + nanovllm::prepared_bytes(kMode, row, a.k) +
+                k / kQuantGroup * kRows * activation_group_bytes(kMode),
             groups, steps, acc, k > 0);
       }
     });
@@ -395,7 +433,7 @@ void linear(const LinearArgs& a, int64_t first, int64_t last, float* scratch) {
     if constexpr (kHasPairs && kKind == PanelKind::kBF16)
       linear_kind<kKind, LinearMode::kPairs>(a, first, last, scratch);
     if constexpr (nanovllm::panel_format(kKind).bits != 0)
-      linear_kind<kKind, LinearMode::kBytes>(a, first, last, scratch);
+      linear_kind<kKind, ByteTraits<kKind>::kMode>(a, first, last, scratch);
   });
 }
 

@@ -5,10 +5,13 @@
 
 #if defined(NANO_VLLM_SCALAR)
 #define NANO_VLLM_UNROLL
+#define NANO_VLLM_NO_UNROLL
 #elif defined(__clang__)
 #define NANO_VLLM_UNROLL _Pragma("unroll")
+#define NANO_VLLM_NO_UNROLL _Pragma("nounroll")
 #else
 #define NANO_VLLM_UNROLL _Pragma("GCC unroll 16")
+#define NANO_VLLM_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 
 // Compiled once instead of into each of its callers.
@@ -47,8 +50,6 @@ inline V exp_not_positive(V x) {
   return zero_below(scale_by_power(p, t), x, set1(-87.3f));
 }
 // e^x for any x; e^88.3 above 88.3, 0 for what is not a number.
-inline V exp(V x) {
-  return zero_below(exp_not_positive(min(x, set1(88.3f))), x, set1(-87.3f));
-}
+inline V exp(V x) { return zero_below(exp_not_positive(min(x, set1(88.3f))), x, set1(-87.3f)); }
 
 }  // namespace
