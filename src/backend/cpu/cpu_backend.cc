@@ -112,7 +112,7 @@ void CpuBackend::linear(const Weight& w, const float* bias, const float* x, int6
     args.bias = bias ? bias + s.first_column : nullptr;
     args.out = out + s.first_column;
     // Items small enough to end together on all threads, large enough to reuse x.
-    const int64_t panels = s.panels(), share = panels / (pool_.size() * int64_t{4});
+    const int64_t panels = s.panels(), share = panels / (pool_.size() * int64_t{8});
     const int64_t step = rows == 1 ? std::clamp<int64_t>(share & ~1, 2, 8)
                                    : std::clamp<int64_t>(share, 1, kLinearPanels);
     pool_.parallel_for((panels + step - 1) / step, [&](int64_t item, int thread) {

@@ -322,6 +322,11 @@ inline void one_row(const LinearArgs& a, int64_t p) {
   for (int i = 0; i < kPanels; ++i) finish(a, p + i, acc[i], a.out);
 }
 
+// Asks for `bytes` from memory into the second-level cache.
+inline void prefetch(const uint8_t* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
+}
+
 // Steps k .. k + steps of panel p for the tiles first_tile .. last_tile, whose rows' accumulators
 // start at acc.
 template <PanelKind kKind, LinearMode kMode>
@@ -334,9 +339,14 @@ inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps
   } else if constexpr (kMode != LinearMode::kPairs) {
     unpack_groups<kKind>(panel, k, steps, groups);
   }
+  // The next panel's steps come from memory while this one's are used: a share with each tile.
+  const int64_t panel_bytes = nanovllm::panel_bytes(kKind, a.k);
+  const uint8_t* next = panel + panel_bytes + panel_bytes * k / a.k;
+  const int64_t share = panel_bytes * steps / a.k / (last_tile - first_tile);
   int64_t row = tile_start(first_tile, tiles, a.rows);
   for (int64_t t = first_tile; t < last_tile; ++t) {
     const int64_t end = tile_start(t + 1, tiles, a.rows), rows = end - row;
+    prefetch(next + (t - first_tile) * share, share);
     with_rows<tile_rows<kMode>()>(rows, [&]<int kRows>(Rows<kRows>) {
       if constexpr (kMode == LinearMode::kFloat) {
         tile_floats<kRows>(static_cast<const float*>(a.prepared) + row * a.k + k * kRows, scratch,
