@@ -36,7 +36,7 @@ TEST_F(ForcedIsa, RefusesWhatThisMachineLacks) {
   std::set<std::string> present;
   for (const KernelTable* kernels : supported_kernels()) present.insert(kernels->name);
   EXPECT_TRUE(present.count("scalar"));
-  for (const char* name : {"scalar", "avx2", "avx512", "neon", "sse9"}) {
+  for (const char* name : {"scalar", "avx2", "avxvnni", "avx512", "avx512-bf16", "neon", "sse9"}) {
     if (present.count(name)) continue;
     setenv("NANO_VLLM_FORCE_ISA", name, 1);
     try {

@@ -178,7 +178,9 @@ struct KernelTable {
 // Null on a machine of another architecture.
 const KernelTable* kernels_scalar();
 const KernelTable* kernels_avx2();
+const KernelTable* kernels_avxvnni();
 const KernelTable* kernels_avx512();
+const KernelTable* kernels_avx512_bf16();
 const KernelTable* kernels_neon();
 
 }  // namespace nanovllm

@@ -6,18 +6,28 @@
 
 namespace nanovllm {
 
+const KernelTable* kernels_avxvnni_emulated();
 const KernelTable* kernels_avx512_emulated();
+const KernelTable* kernels_avx512_bf16_emulated();
+
+namespace {
+
+[[maybe_unused]] KernelTable renamed(const KernelTable* kernels, const char* name) {
+  KernelTable table = *kernels;
+  table.name = name;
+  return table;
+}
+
+}  // namespace
 
 std::vector<const KernelTable*> emulated_kernels() {
   std::vector<const KernelTable*> tables;
 #if defined(__x86_64__)
-  static const KernelTable avx512 = [] {
-    KernelTable table = *kernels_avx512_emulated();
-    table.name = "avx512-emulated";
-    return table;
-  }();
+  static const KernelTable avxvnni = renamed(kernels_avxvnni_emulated(), "avxvnni-emulated");
+  static const KernelTable avx512 = renamed(kernels_avx512_emulated(), "avx512-emulated");
+  static const KernelTable bf16 = renamed(kernels_avx512_bf16_emulated(), "avx512-bf16-emulated");
   for (const KernelTable* kernels : supported_kernels())
-    if (std::strcmp(kernels->name, "avx2") == 0) tables = {&avx512};
+    if (std::strcmp(kernels->name, "avx2") == 0) tables = {&avxvnni, &avx512, &bf16};
 #endif
   return tables;
 }
