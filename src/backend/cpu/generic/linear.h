@@ -87,6 +87,8 @@ inline void one_row_pairs(const uint8_t* panels, int64_t panel_bytes, int64_t k_
   }
 }
 
+constexpr int64_t kFetchAhead = 2048;  // bytes
+
 template <PanelKind kKind, int kPanels>
 inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_end,
                           const int8_t* x, V* acc) {
@@ -103,6 +105,10 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
           panels + p * panel_bytes + k / nanovllm::record_steps(f) * nanovllm::record_bytes(f);
       const uint8_t* quants = record + nanovllm::record_scale_bytes(f) +
                               at / kQuantGroup * nanovllm::group_quant_bytes(f);
+      // Where a byte costs more than one instruction, loads far enough ahead would not fit the
+      // processor's window.
+      for (int64_t i = 0; f.bits < 8 && i < nanovllm::group_quant_bytes(f); i += 64)
+        __builtin_prefetch(quants + kFetchAhead + i);
       NANO_VLLM_UNROLL
       for (int half = 0; half < Traits::kHalves; ++half) {
         I sum;
