@@ -313,7 +313,7 @@ inline void finish(const LinearArgs& a, int64_t p, V acc, float* out_row) {
 }
 
 template <PanelKind kKind, LinearMode kMode, int kPanels>
-inline void one_row(const LinearArgs& a, int64_t p) {
+NANO_VLLM_NOINLINE void one_row(const LinearArgs& a, int64_t p) {
   const int64_t bytes = nanovllm::panel_bytes(kKind, a.k);
   const uint8_t* panels = a.panels + p * bytes;
   V acc[kPanels];
