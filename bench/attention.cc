@@ -22,16 +22,6 @@
 namespace nanovllm::bench {
 namespace {
 
-double best_seconds(int rounds, const std::function<void()>& f) {
-  double best = 1e9;
-  for (int i = 0; i < rounds; ++i) {
-    const double start = seconds_now();
-    f();
-    best = std::min(best, seconds_now() - start);
-  }
-  return best;
-}
-
 struct Shape {
   const char* name;
   int num_layers, hidden, intermediate, num_heads, num_kv_heads, head_dim;

@@ -21,16 +21,6 @@
 namespace nanovllm::bench {
 namespace {
 
-double best_seconds(int rounds, const std::function<void()>& f) {
-  double best = 1e9;
-  for (int i = 0; i < rounds; ++i) {
-    const double start = seconds_now();
-    f();
-    best = std::min(best, seconds_now() - start);
-  }
-  return best;
-}
-
 // A tensor of `dtype` with arbitrary quants and small scales.
 struct FakeTensor {
   std::vector<std::byte> bytes;

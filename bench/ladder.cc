@@ -42,16 +42,6 @@ void panels_loop(const float* x, const uint16_t* panels, float* out) {
     }
 }
 
-double best_gflops(const std::function<void()>& f) {
-  double best = 1e9;
-  for (int i = 0; i < 12; ++i) {
-    const double start = seconds_now();
-    f();
-    best = std::min(best, seconds_now() - start);
-  }
-  return 2.0 * kRows * kN * kK / best / 1e9;
-}
-
 int run() {
   std::mt19937 random(1);
   std::vector<uint16_t> w(kN * kK), panels(kN * kK);
@@ -69,7 +59,7 @@ int run() {
 
   const double limit = measure_limits(1).gflops;
   const auto rung = [&](const char* name, const std::function<void()>& f) {
-    const double gflops = best_gflops(f);
+    const double gflops = 2.0 * kRows * kN * kK / best_seconds(12, f) / 1e9;
     std::printf("%-52s %7.1f GFLOP/s %5.0f %%\n", name, gflops, 100 * gflops / limit);
   };
   std::printf("%s, multiply-add limit %.0f GFLOP/s\n", backend.isa().c_str(), limit);

@@ -201,6 +201,16 @@ double seconds_now() {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
+double best_seconds(int rounds, const std::function<void()>& f) {
+  double best = 1e9;
+  for (int i = 0; i < rounds; ++i) {
+    const double start = seconds_now();
+    f();
+    best = std::min(best, seconds_now() - start);
+  }
+  return best;
+}
+
 Limits measure_limits(int threads) {
   constexpr size_t kBytes = size_t{256} << 20;  // per thread; larger than any cache
   struct Free {

@@ -3,6 +3,7 @@
 // reported as shares of these, measured in the same run.
 #pragma once
 
+#include <functional>
 #include <string>
 
 namespace nanovllm::bench {
@@ -11,6 +12,8 @@ namespace nanovllm::bench {
 // (one thread, on a machine that others use too), else the time of day's.
 void use_processor_time();
 double seconds_now();
+// The shortest of several runs, by that clock.
+double best_seconds(int rounds, const std::function<void()>& f);
 
 // Of all threads together; a multiply-add counts as two operations. 0 where the processor has no
 // such instruction.

@@ -33,8 +33,9 @@ struct EngineConfig {
   int64_t block_size = 16;               // tokens a KV block holds
   int64_t kv_cache_memory_bytes = 0;     // 0: just what max_num_seqs can use, at most 1 GiB
   std::string kv_cache_dtype = "auto";   // auto | float32 | bfloat16 | int8; auto is bfloat16
-  std::string dtype = "auto";         // auto | float32 | bfloat16: how unquantized weights are kept
-  std::string quantization = "none";  // none | int8 | int4: of weights that are not quantized, at load
+  std::string dtype = "auto";  // auto | float32 | bfloat16: how unquantized weights are kept
+  std::string quantization =
+      "none";  // none | int8 | int4: of weights that are not quantized, at load
   int64_t tensor_parallel_size = 1;
   std::string device = "auto";  // auto | cpu | cuda
   double gpu_memory_utilization = 0.9;

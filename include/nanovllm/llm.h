@@ -45,7 +45,7 @@ struct MemoryPlan {
 
 struct ModelInfo {
   std::string name, architecture, weight_dtype, kv_cache_dtype,
-      isa;  // e.g. "llama", "Q4_1", "bfloat16", "cpu (avx2, 2 threads)"
+      backend;  // e.g. "llama", "Q4_1", "bfloat16", "cpu (avx2, 2 threads)"
   int64_t num_parameters = 0, num_layers = 0, hidden_size = 0, num_heads = 0, num_kv_heads = 0,
           head_dim = 0;
   int64_t vocab_size = 0, max_position_embeddings = 0;

@@ -72,7 +72,7 @@ OpenModel open_model(const EngineConfig& config) {
 ModelInspection inspect_model(const EngineConfig& config) {
   const OpenModel m = open_model(config);
   ModelInspection result{.info = m.info, .plan = m.plan};
-  result.info.isa = make_cpu_backend(static_cast<int>(m.config.threads))->name();
+  result.info.backend = make_cpu_backend(static_cast<int>(m.config.threads))->name();
   for (const TensorView& t : m.checkpoint->all_tensors()) {
     result.tensors.push_back(
         {t.name, dtype_name(t.dtype), t.shape, static_cast<int64_t>(t.data.size())});
@@ -89,7 +89,7 @@ struct LLM::Impl {
         engine(model.config, model.plan, model.model, runner, model.tokenizer.get()) {
     model.checkpoint.reset();  // the weights are packed; the files are not needed any more
     model.plan.weights_bytes = runner.weight_bytes();
-    model.info.isa = runner.backend().name();
+    model.info.backend = runner.backend().name();
     if (model.info.has_chat_template)
       chat_template = std::make_unique<ChatTemplate>(model.tokenizer->chat_template(),
                                                      model.info.name + ": chat template");

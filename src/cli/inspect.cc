@@ -44,7 +44,7 @@ std::string json_report(const ModelInspection& m) {
                        {"max_position_embeddings", i.max_position_embeddings},
                        {"weight_dtype", i.weight_dtype},
                        {"kv_cache_dtype", i.kv_cache_dtype},
-                       {"backend", i.isa},
+                       {"backend", i.backend},
                        {"bos_token_id", i.bos_token_id < 0 ? Json() : Json(i.bos_token_id)},
                        {"eos_token_ids", i.eos_token_ids},
                        {"tokenizer", i.has_tokenizer ? Json(m.tokenizer) : Json()},
@@ -93,7 +93,7 @@ std::string text_report(const ModelInspection& m) {
   line("file", format_bytes(m.file_bytes));
   for (const auto& [type, sum] : by_type)
     line("", fmt::format("{:<6} {} in {} tensors", type, format_bytes(sum.second), sum.first));
-  line("backend", i.isa);
+  line("backend", i.backend);
   line("memory", fmt::format("{} in all", format_bytes(p.weights_bytes + p.kv_cache_bytes +
                                                        p.activation_bytes)));
   line("  weights", format_bytes(p.weights_bytes));

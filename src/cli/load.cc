@@ -57,7 +57,8 @@ std::string format_bytes(int64_t bytes) {
 std::string describe(const ModelInfo& info) {
   const double millions = static_cast<double>(info.num_parameters) / 1e6;
   return fmt::format("{}: {}, {:.1f} M parameters, weights {}, KV cache {}, {}", info.name,
-                     info.architecture, millions, info.weight_dtype, info.kv_cache_dtype, info.isa);
+                     info.architecture, millions, info.weight_dtype, info.kv_cache_dtype,
+                     info.backend);
 }
 
 std::string describe(const MemoryPlan& plan) {

@@ -15,7 +15,8 @@ NativeFunction find_filter(std::string_view name);  // null if there is none
 NativeFunction find_test(std::string_view name);
 NativeFunction find_global(std::string_view name);
 
-NativeFunction find_text_filter(std::string_view name);      // jinja_text_filters.cc
+NativeFunction find_text_filter(std::string_view name);
+NativeFunction find_number_filter(std::string_view name);    // jinja_text_filters.cc
 NativeFunction find_sequence_filter(std::string_view name);  // jinja_sequence_filters.cc
 
 // The method of a value's Python type, or null. `unsafe` is set for those that the sandbox forbids

@@ -457,8 +457,9 @@ NativeFunction find_sequence_filter(std::string_view name) {
 }
 
 NativeFunction find_filter(std::string_view name) {
-  const NativeFunction filter = find_text_filter(name);
-  return filter ? filter : find_sequence_filter(name);
+  for (const auto find : {find_text_filter, find_number_filter})
+    if (const NativeFunction filter = find(name)) return filter;
+  return find_sequence_filter(name);
 }
 
 }  // namespace nanovllm::jinja

@@ -93,20 +93,19 @@ void CpuBackend::linear(const Weight& w, const float* bias, const float* x, int6
                         float* out) {
   if (rows == 0) return;
   const auto& weight = static_cast<const CpuWeight&>(w);
-  LinearArgs args;
+  LinearArgs args = {};
   args.k = args.x_stride = weight.in_features;
   args.x = x;
   args.rows = rows;
   args.out_stride = weight.out_features;
-  const Segment* prepared_for = nullptr;
   for (const Segment& s : weight.segments) {
+    const LinearMode needed = mode(s.kind, weight.exact);
+    const int neighbours = most_neighbours(s.kind);
+    const bool as_before = needed == args.mode && neighbours == args.most_neighbours;
     args.kind = s.kind;
-    args.mode = mode(s.kind, weight.exact);
-    args.most_neighbours = most_neighbours(s.kind);
-    if (!prepared_for || mode(prepared_for->kind, weight.exact) != args.mode ||
-        most_neighbours(prepared_for->kind) != args.most_neighbours)
-      prepare(args);
-    prepared_for = &s;
+    args.mode = needed;
+    args.most_neighbours = neighbours;
+    if (!args.prepared || !as_before) prepare(args);
     args.panels = weight.panels(s);
     args.n = s.columns;
     args.bias = bias ? bias + s.first_column : nullptr;

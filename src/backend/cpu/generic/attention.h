@@ -51,11 +51,9 @@ struct AttentionWork {
   int32_t* position;                 // [rows]
 };
 
-// Tile t holds rows tile_begin(t) .. tile_begin(t + 1): as even as can be, because a tile of one or
-// two rows is bound by latency.
+// The first row of tile t.
 inline int64_t tile_begin(const AttentionWork& w, int64_t t) {
-  const int64_t size = w.rows / w.num_tiles, larger = w.rows % w.num_tiles;
-  return t * size + (t < larger ? t : larger);
+  return nanovllm::tile_start(t, w.num_tiles, w.rows);
 }
 
 // First visible key of a row and the end of the visible ones, within the segment at `start`.

@@ -3,6 +3,8 @@
 
 #include "backend/cpu/kernels.h"
 
+// Loops over registers are unrolled so that their arrays become registers. Loops over memory whose
+// body fills the registers are not: GCC would start several rounds at once and spill.
 #if defined(NANO_VLLM_SCALAR)
 #define NANO_VLLM_UNROLL
 #define NANO_VLLM_NO_UNROLL

@@ -1,0 +1,249 @@
+// What multiplies: one row, or a tile of rows, times panels, in one of three arithmetics:
+//
+//   kFloat  acc = fma(w[k], x[k], acc) for k = 0, 1, 2 ..., weights widened to float
+//   kPairs  bfloat16 dot products of two steps of K, x rounded to bfloat16
+//   kBytes  x quantized in groups of 32 steps to 8 bits, or to 16 in two planes of bytes
+//   kWords  (activations.h); the sum of a group's products is an exact integer, then
+//           acc = fma(sum, w_scale * x_scale, acc), group by group
+//
+// One row reads its panels as they lie, a tile unpacked ones (linear.h says when which). Both
+// follow the same order, so they give the same bits.
+#pragma once
+
+#include "backend/cpu/generic/activations.h"
+#include "backend/cpu/generic/unpack.h"
+
+namespace {
+
+// How a kind's bytes are multiplied: with sums of 16 bits where quants are below 16, and with the
+// zero point taken off in integers where the activations carry its multiple (kQ4, kQ8).
+template <PanelKind kKind>
+struct ByteTraits {
+  static constexpr PanelFormat format = nanovllm::panel_format(kKind);
+  static constexpr bool kNarrow = format.bits == 4;
+  static constexpr bool kCentred = format.centre == 8 || format.centre == 128;
+  static constexpr int kHalves = kQuantGroup / format.group;  // groups of weights in 32 steps
+  static constexpr LinearMode kMode = format.bits == 8 ? LinearMode::kBytes : LinearMode::kWords;
+  static constexpr int kPlanes = format.bits == 8 ? 1 : 2;
+};
+
+// acc += a group's (or half's) sum of products.
+template <bool kCentred>
+inline V add_group(I sum, V scale, V min, float x_scale, float x_sum, V acc) {
+  acc = fma(to_float(sum), mul(scale, set1(x_scale)), acc);
+  if constexpr (!kCentred) acc = fma(min, set1(x_sum), acc);
+  return acc;
+}
+
+// ---- one row --------------------------------------------------------------------------------
+
+template <PanelKind kKind, int kPanels>
+inline void one_row_floats(const uint8_t* panels, int64_t panel_bytes, int64_t k_end,
+                           const float* x, V* acc) {
+  int64_t k = 0;
+  if constexpr (kKind == PanelKind::kF32 || kKind == PanelKind::kF16) {
+    for (; k < k_end; ++k) {
+      const V xk = set1(x[k]);
+      NANO_VLLM_UNROLL
+      for (int p = 0; p < kPanels; ++p) {
+        const uint8_t* panel = panels + p * panel_bytes;
+        if constexpr (kKind == PanelKind::kF32) {
+          acc[p] = fma(load(reinterpret_cast<const float*>(panel) + k * 16), xk, acc[p]);
+        } else {
+          acc[p] = fma(load_f16(reinterpret_cast<const uint16_t*>(panel) + k * 16), xk, acc[p]);
+        }
+      }
+    }
+  } else {
+    for (; k + 1 < k_end; k += 2) {
+      const V x0 = set1(x[k]), x1 = set1(x[k + 1]);
+      NANO_VLLM_UNROLL
+      for (int p = 0; p < kPanels; ++p) {
+        const U u = load_u32(panels + p * panel_bytes + k / 2 * 64);
+        acc[p] = fma(low_bf16(u), x0, acc[p]);
+        acc[p] = fma(high_bf16(u), x1, acc[p]);
+      }
+    }
+    if (k < k_end)
+      for (int p = 0; p < kPanels; ++p)
+        acc[p] = fma(low_bf16(load_u32(panels + p * panel_bytes + k / 2 * 64)), set1(x[k]), acc[p]);
+  }
+}
+
+template <int kPanels>
+inline void one_row_pairs(const uint8_t* panels, int64_t panel_bytes, int64_t k_end,
+                          const uint32_t* x, V* acc) {
+  for (int64_t k = 0; k < k_end; k += 2) {
+    NANO_VLLM_UNROLL
+    for (int p = 0; p < kPanels; ++p)
+      acc[p] = dot_pairs(acc[p], load_u32(panels + p * panel_bytes + k * 32), x + k / 2);
+  }
+}
+
+constexpr int64_t kFetchAhead = 2048;  // bytes
+
+template <PanelKind kKind, int kPanels>
+inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_end,
+                          const int8_t* x, V* acc) {
+  using Traits = ByteTraits<kKind>;
+  constexpr PanelFormat f = Traits::format;
+  constexpr int kFours = kQuantGroup / 4 / Traits::kHalves;
+  for (int64_t k = 0; k < k_end; k += kQuantGroup, x += activation_group_bytes(Traits::kMode)) {
+    const int64_t at = k % nanovllm::record_steps(f);
+    const float* floats = reinterpret_cast<const float*>(x + kQuantGroup * Traits::kPlanes);
+    const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4);
+    NANO_VLLM_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      const uint8_t* record =
+          panels + p * panel_bytes + k / nanovllm::record_steps(f) * nanovllm::record_bytes(f);
+      const uint8_t* quants = record + nanovllm::record_scale_bytes(f) +
+                              at / kQuantGroup * nanovllm::group_quant_bytes(f);
+      // Where a byte costs more than one instruction, loads far enough ahead would not fit the
+      // processor's window.
+      for (int64_t i = 0; f.bits < 8 && i < nanovllm::group_quant_bytes(f); i += 64)
+        __builtin_prefetch(quants + kFetchAhead + i);
+      NANO_VLLM_UNROLL
+      for (int half = 0; half < Traits::kHalves; ++half) {
+        I sum;
+        if constexpr (Traits::kNarrow) {
+          N high = zero_narrow(), low = zero_narrow();
+          NANO_VLLM_UNROLL
+          for (int four = 0; four < kFours; ++four) {
+            const U u = four_steps<f.bits>(quants, four);
+            high = dot_narrow(high, u, x + four * 4);
+            low = dot_narrow(low, u, x + kQuantGroup + four * 4);
+          }
+          sum = sum_planes(high, low);
+          if constexpr (Traits::kCentred) sum = add_int(sum, set1_int(centres[0]));
+        } else {
+          sum = set1_int(Traits::kCentred ? centres[1] : 0);
+          I low = set1_int(0);
+          NANO_VLLM_UNROLL
+          for (int four = half * kFours; four < (half + 1) * kFours; ++four) {
+            const U u = four_steps<f.bits>(quants, four);
+            sum = dot_bytes(sum, u, x + four * 4);
+            if constexpr (Traits::kPlanes == 2) low = dot_bytes(low, u, x + kQuantGroup + four * 4);
+          }
+          if constexpr (Traits::kPlanes == 2) sum = sum_planes(sum, low);
+        }
+        const ScaleMin s = group_scales<kKind>(record, static_cast<int>(at / f.group) + half);
+        acc[p] = add_group<Traits::kCentred>(sum, s.scale, s.min, floats[0],
+                                             floats[Traits::kHalves == 1 ? 1 : 2 + half], acc[p]);
+      }
+    }
+  }
+}
+
+// ---- many rows: the register tiles ----------------------------------------------------------
+// acc[r, 0..15] (+)= a tile of kRows rows times one panel's steps; acc rows are 16 floats apart.
+// Starts from zero unless `accumulate`.
+
+// x [steps][kRows], w [steps][16].
+template <int kRows>
+NANO_VLLM_NOINLINE void tile_floats(const float* x, const float* w, int64_t steps, float* acc,
+                                    bool accumulate) {
+  V a[kRows];
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) a[r] = accumulate ? load(acc + r * 16) : zero();
+  for (int64_t k = 0; k < steps; ++k) {
+    const V wk = load(w + k * 16);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) a[r] = fma(wk, set1(x[k * kRows + r]), a[r]);
+  }
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) store(acc + r * 16, a[r]);
+}
+
+// x [steps / 2][kRows] pairs, w [steps / 2][16] pairs, straight from the panel.
+template <int kRows>
+NANO_VLLM_NOINLINE void tile_pairs(const uint32_t* x, const uint8_t* w, int64_t steps, float* acc,
+                                   bool accumulate) {
+  V a[kRows];
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) a[r] = accumulate ? load(acc + r * 16) : zero();
+  for (int64_t pair = 0; pair < (steps + 1) / 2; ++pair) {
+    const U wk = load_u32(w + pair * 64);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) a[r] = dot_pairs(a[r], wk, x + pair * kRows + r);
+  }
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) store(acc + r * 16, a[r]);
+}
+
+// The products of kFours fours of steps for the rows of a tile.
+template <int kRows, int kFours>
+inline void narrow_products(const int8_t* x, const uint8_t* w, N* out) {
+  N a[kRows];
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) a[r] = zero_narrow();
+  NANO_VLLM_NO_UNROLL
+  for (int four = 0; four < kFours; ++four) {
+    const U u = load_u32(w + four * 64);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) a[r] = dot_narrow(a[r], u, x + (four * kRows + r) * 4);
+  }
+  NANO_VLLM_UNROLL
+  for (int r = 0; r < kRows; ++r) out[r] = a[r];
+}
+template <int kRows, int kFours>
+inline void byte_products(const int8_t* x, const uint8_t* w, I* sum) {
+  NANO_VLLM_NO_UNROLL
+  for (int four = 0; four < kFours; ++four) {
+    const U u = load_u32(w + four * 64);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) sum[r] = dot_bytes(sum[r], u, x + (four * kRows + r) * 4);
+  }
+}
+
+// x as prepare_groups leaves it. The two planes of kWords pass one after the other: sums of both
+// would not fit AVX2's registers.
+template <int kRows, bool kNarrow, bool kCentred, int kHalves, int kPlanes>
+NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const UnpackedGroup* w, int64_t steps,
+                                   float* acc, bool accumulate) {
+  constexpr LinearMode kMode = kPlanes == 2 ? LinearMode::kWords : LinearMode::kBytes;
+  constexpr int kFours = kQuantGroup / 4 / kHalves;
+  if (!accumulate)
+    for (int r = 0; r < kRows; ++r) store(acc + r * 16, zero());
+  for (int64_t k = 0; k < steps;
+       k += kQuantGroup, ++w, x += kRows * activation_group_bytes(kMode)) {
+    const float* floats = reinterpret_cast<const float*>(x + kRows * kQuantGroup * kPlanes);
+    const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4 * kRows);
+    for (int half = 0; half < kHalves; ++half) {
+      const V scale = load(w->scale[half]);
+      const V min = kCentred ? zero() : load(w->min[half]);
+      const float* x_sums = floats + (kHalves == 1 ? 1 : 2 + half) * kRows;
+      const int8_t* xh = x + half * kFours * 4 * kRows;
+      const int8_t* x_low = xh + kQuantGroup * kRows;
+      const uint8_t* wh = w->quants + half * kFours * 64;
+      I sum[kRows];
+      if constexpr (kNarrow) {
+        N high[kRows], low[kRows];
+        narrow_products<kRows, kFours>(xh, wh, high);
+        narrow_products<kRows, kFours>(x_low, wh, low);
+        NANO_VLLM_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          sum[r] = sum_planes(high[r], low[r]);
+          if constexpr (kCentred) sum[r] = add_int(sum[r], set1_int(centres[r]));
+        }
+      } else {
+        NANO_VLLM_UNROLL
+        for (int r = 0; r < kRows; ++r) sum[r] = set1_int(kCentred ? centres[kRows + r] : 0);
+        byte_products<kRows, kFours>(xh, wh, sum);
+        if constexpr (kPlanes == 2) {
+          I low[kRows];
+          NANO_VLLM_UNROLL
+          for (int r = 0; r < kRows; ++r) low[r] = set1_int(0);
+          byte_products<kRows, kFours>(x_low, wh, low);
+          NANO_VLLM_UNROLL
+          for (int r = 0; r < kRows; ++r) sum[r] = sum_planes(sum[r], low[r]);
+        }
+      }
+      NANO_VLLM_UNROLL
+      for (int r = 0; r < kRows; ++r)
+        store(acc + r * 16,
+              add_group<kCentred>(sum[r], scale, min, floats[r], x_sums[r], load(acc + r * 16)));
+    }
+  }
+}
+
+}  // namespace
