@@ -43,7 +43,8 @@ struct EngineConfig {
   int64_t threads = 0;  // 0: one a physical core this process may use
   bool enable_prefix_caching = true;
   SpeculativeConfig speculative_config;
-  uint64_t seed = 0;  // seeds requests that name no seed of their own
+  double structured_outputs_timeout = 5;  // seconds that compiling a schema or grammar may take
+  uint64_t seed = 0;                      // seeds requests that name no seed of their own
 
   // Throws InvalidArgument naming the flag ("--block-size"), the value and what is allowed. Checks
   // ranges only; what depends on the model is checked by the LLM constructor.

@@ -5,8 +5,9 @@
 //   for (auto& out : llm.generate({{.text = "Hello"}}, {.max_tokens = 32}))
 //   puts(out.outputs[0].text.c_str());
 //
-// Thread-safety: one thread at a time may call an LLM. Callbacks run on that thread, inside step();
-// they may call add_request() and cancel(). Every error a user can cause is a nanovllm::Error.
+// Thread-safety: one thread at a time may call an LLM, but for compile(), which any thread may call
+// at any time. Callbacks run on that thread, inside step(); they may call add_request() and
+// cancel(). Every error a user can cause is a nanovllm::Error.
 #pragma once
 
 #include <functional>
@@ -89,6 +90,10 @@ class LLM {
   // too large for the KV cache, ids outside the vocabulary, parameters out of range.
   uint64_t add_request(const Prompt& prompt, const SamplingParams& params, StreamCallback callback,
                        const RequestOptions& options = {});
+  // Makes ready what outputs asks for, so that add_request() need not, which may take seconds;
+  // nothing to do if it is none. Throws InvalidArgument naming the form that is wrong or takes
+  // longer than structured_outputs_timeout.
+  void compile(StructuredOutputs* outputs) const;
   void cancel(uint64_t request_id);  // at any moment; unknown ids are ignored. The callback sees
                                      // one kAbort event.
   void step();  // one forward pass over one batch; throws only for defects, never for a request
@@ -103,6 +108,7 @@ class LLM {
   // variables ("tools", ...)
   std::string apply_chat_template(std::string_view messages_json, bool add_generation_prompt = true,
                                   std::string_view options_json = "{}") const;
+  const std::string& chat_template() const;  // its text; empty if the model has none
 
   const ModelInfo& info() const;
   const MemoryPlan& memory_plan() const;

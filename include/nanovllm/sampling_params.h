@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "nanovllm/structured_outputs.h"
+
 namespace nanovllm {
 
 struct SamplingParams {
@@ -31,6 +33,7 @@ struct SamplingParams {
   std::optional<int64_t>
       logprobs;  // top-N alternatives beside each chosen token; 0: the chosen one only
   std::optional<int64_t> prompt_logprobs;  // the same for each prompt token but the first
+  StructuredOutputs structured_outputs;    // a form that the text must have; none
 
   // Throws InvalidArgument(field, reason) for the first value out of range; vocab_size 0 skips the
   // token id checks.

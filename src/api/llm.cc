@@ -120,6 +120,8 @@ uint64_t LLM::add_request(const Prompt& prompt, const SamplingParams& params,
   return impl_->engine.add_request(std::move(ids), params, std::move(callback), options);
 }
 
+void LLM::compile(StructuredOutputs* outputs) const { outputs->validate(); }
+
 void LLM::cancel(uint64_t request_id) { impl_->engine.cancel(request_id); }
 void LLM::step() { impl_->engine.step(); }
 bool LLM::has_unfinished_requests() const { return impl_->engine.has_unfinished_requests(); }
@@ -190,6 +192,11 @@ std::string LLM::apply_chat_template(std::string_view messages_json, bool add_ge
   context["add_generation_prompt"] = add_generation_prompt;
   for (const auto& [key, value] : options.items()) context[key] = value;
   return impl_->chat_template->render(context);
+}
+
+const std::string& LLM::chat_template() const {
+  static const std::string kNone;
+  return impl_->model.tokenizer ? impl_->model.tokenizer->chat_template() : kNone;
 }
 
 const ModelInfo& LLM::info() const { return impl_->model.info; }

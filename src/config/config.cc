@@ -44,6 +44,10 @@ void EngineConfig::validate() const {
     throw InvalidArgument(
         "--gpu-memory-utilization",
         "is " + std::to_string(gpu_memory_utilization) + ", allowed is above 0 to 1");
+  if (!(structured_outputs_timeout > 0 && structured_outputs_timeout <= 3600))
+    throw InvalidArgument(
+        "--structured-outputs-timeout",
+        "is " + std::to_string(structured_outputs_timeout) + ", allowed is above 0 to 3600");
   speculative_config.validate();
 }
 

@@ -79,6 +79,7 @@ void SamplingParams::validate(int64_t vocab_size) const {
   if (stop_token_ids.size() > kMaxStops)
     throw InvalidArgument("stop_token_ids", "holds more than 1024 ids");
   for (int32_t id : stop_token_ids) check_token("stop_token_ids", id, vocab_size);
+  structured_outputs.validate();
 }
 
 const char* to_string(FinishReason reason) {
