@@ -3,7 +3,7 @@
 
 build_packages=(
   ca-certificates cmake ninja-build g++ pkg-config nlohmann-json3-dev libpcre2-dev libutf8proc-dev libfmt-dev
-  libxxhash-dev libcurl4-openssl-dev libssl-dev python3 python3-pip
+  libxxhash-dev libboost1.81-dev libcurl4-openssl-dev libssl-dev python3 python3-pip
 )
 test_packages=(libgtest-dev libgmock-dev clang libclang-rt-14-dev llvm python3-venv)
 if [[ $(uname -m) == x86_64 ]]; then  # to test for Arm

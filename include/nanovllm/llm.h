@@ -5,9 +5,10 @@
 //   for (auto& out : llm.generate({{.text = "Hello"}}, {.max_tokens = 32}))
 //   puts(out.outputs[0].text.c_str());
 //
-// Thread-safety: one thread at a time may call an LLM, but for compile(), which any thread may call
-// at any time. Callbacks run on that thread, inside step(); they may call add_request() and
-// cancel(). Every error a user can cause is a nanovllm::Error.
+// Thread-safety: one thread at a time, but any thread at any time may call compile(), the
+// tokenizer's functions, info(), memory_plan() and generation_defaults(). Callbacks run inside
+// step(); they may call add_request() and cancel(). Every error a user can cause is a
+// nanovllm::Error.
 #pragma once
 
 #include <functional>
