@@ -37,6 +37,7 @@ struct RequestOptions {
   std::string cache_salt;  // requests share cached prefixes only with requests of the same salt
 };
 
+struct StepTrace;
 using StreamCallback = std::function<void(const StreamEvent&)>;
 
 // Byte counts printed before anything runs; peak of the process = about their sum.
@@ -99,6 +100,11 @@ class LLM {
                                      // one kAbort event.
   void step();  // one forward pass over one batch; throws only for defects, never for a request
   bool has_unfinished_requests() const;
+
+  // Called inside step(), at the end of each one that computed something; a null one ends that.
+  // It may call add_request() and cancel(), and one that throws is not called again. Gathering a
+  // StepTrace costs some microseconds a step (it visits every KV block), no observer costs nothing.
+  void set_step_observer(std::function<void(const StepTrace&)> observer);
 
   // Tokenizer. Throws Error if the model has none (a folder without tokenizer files runs on token
   // ids).

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "api/load.h"
+#include "api/step_recorder.h"
 #include "engine/llm_engine.h"
 #include "nanovllm/inspect.h"
 #include "tokenizer/chat_template.h"
@@ -103,6 +104,7 @@ struct LLM::Impl {
   OpenModel model;
   ModelRunner runner;
   LLMEngine engine;
+  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
   std::unique_ptr<ChatTemplate> chat_template;
 };
 
@@ -155,6 +157,16 @@ std::vector<RequestOutput> LLM::generate(
     throw;
   }
   return outputs;
+}
+
+void LLM::set_step_observer(StepObserver observer) {
+  LLMEngine& engine = impl_->engine;
+  if (!observer) return engine.set_step_hook(nullptr);
+  auto recorder = std::make_shared<StepRecorder>(engine, impl_->model.config.max_num_batched_tokens,
+                                                 impl_->start, std::move(observer));
+  engine.set_step_hook([recorder](auto scheduled, const StepSeconds& before) {
+    recorder->record(scheduled, before);
+  });
 }
 
 std::vector<int32_t> LLM::encode(std::string_view text, bool add_special_tokens) const {

@@ -47,6 +47,8 @@ class BlockManager {
   int64_t num_blocks() const { return static_cast<int64_t>(blocks_.size()); }
   int64_t num_used_blocks() const { return num_blocks() - num_free_; }
   int64_t block_size() const { return block_size_; }
+  int32_t num_references(int32_t id) const { return blocks_[id].ref_count; }
+  bool is_cached(int32_t id) const { return blocks_[id].hashed; }
 
   // Proves every invariant against the sequences that hold blocks; throws std::logic_error naming
   // the broken one.

@@ -3,7 +3,6 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <functional>
 #include <utility>
 
 #include "nanovllm/error.h"
@@ -63,6 +62,7 @@ uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams para
   request->options = options;
   request->seed = params.seed ? static_cast<uint64_t>(*params.seed)
                               : XXH3_64bits_withSeed(&request->id, 8, seed_);
+  request->arrival = std::chrono::steady_clock::now();
   request->salt_hash = XXH3_64bits(options.cache_salt.data(), options.cache_salt.size());
   request->callback = std::move(callback);
   request->num_unfinished = static_cast<int>(params.n);
@@ -124,6 +124,7 @@ void LLMEngine::abort(Request& request) {
 
 void LLMEngine::step() {
   in_step_ = true;
+  const StepSeconds before = stats_.seconds;
   last_lap_ = std::chrono::steady_clock::now();
   const auto scheduled = scheduler_.schedule(batch_);
   lap(&stats_.seconds.schedule);
@@ -133,6 +134,10 @@ void LLMEngine::step() {
     lap(&stats_.seconds.model);
     sample(scheduled);
     for (const ScheduledSequence& s : scheduled) postprocess(s);
+    if (step_hook_) {
+      lap(&stats_.seconds.postprocess);
+      step_hook_(scheduled, before);
+    }
   }
   in_step_ = false;
   forget_finished();

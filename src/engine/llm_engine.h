@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -35,6 +36,14 @@ class LLMEngine {
   EngineStats stats() const;
   void check_integrity() const;
 
+  // For those who watch. The hook is called when a step has computed what was scheduled, before
+  // the finished requests are forgotten; it is given the stats' seconds at the step's beginning.
+  using StepHook = std::function<void(std::span<const ScheduledSequence>, const StepSeconds&)>;
+  void set_step_hook(StepHook hook) { step_hook_ = std::move(hook); }
+  const Scheduler& scheduler() const { return scheduler_; }
+  const BlockManager& block_manager() const { return block_manager_; }
+  const Batch& batch() const { return batch_; }
+
  private:
   void sample(std::span<const ScheduledSequence> scheduled);
   void read_row(std::span<const ScheduledSequence> scheduled, int64_t row, std::span<float> logits,
@@ -54,6 +63,7 @@ class LLMEngine {
   std::vector<Sampler> samplers_;  // one a thread
   OutputProcessor output_processor_;
   Batch batch_;  // reused by every step
+  StepHook step_hook_;
 
   std::unordered_map<uint64_t, std::unique_ptr<Request>> requests_;
   std::vector<uint64_t> finished_;  // to be forgotten at the end of the step

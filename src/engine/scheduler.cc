@@ -105,6 +105,7 @@ void Scheduler::admit_waiting() {
     seq.status = SequenceStatus::kRunning;
     running_.insert(std::ranges::upper_bound(running_, &seq, GoesBefore()), &seq);
     schedule_tokens(seq, std::min(budget_, seq.num_uncomputed_tokens()));
+    scheduled_.back().num_cached_tokens = seq.num_computed_tokens;
   }
 }
 

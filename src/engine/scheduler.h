@@ -27,10 +27,14 @@ struct ScheduledSequence {
   int64_t num_tokens;
   std::span<const int32_t> draft = {};
   int64_t first_row = 0, num_rows = 0;
+  int64_t num_cached_tokens = 0;  // found in the cache by a sequence that this step admitted
 };
 
 class Scheduler {
  public:
+  struct GoesBefore {
+    bool operator()(const Sequence* a, const Sequence* b) const { return goes_before(*a, *b); }
+  };
   Scheduler(const EngineConfig& config, BlockManager& block_manager);
 
   void add(Sequence& seq);     // to the waiting ones
@@ -43,13 +47,12 @@ class Scheduler {
 
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
+  std::span<Sequence* const> running() const { return running_; }
+  const std::set<Sequence*, GoesBefore>& waiting() const { return waiting_; }
   int64_t num_preemptions() const { return num_preemptions_; }
   void check_integrity() const;  // and the block manager's
 
  private:
-  struct GoesBefore {
-    bool operator()(const Sequence* a, const Sequence* b) const { return goes_before(*a, *b); }
-  };
   bool schedule_decodes();  // false: somebody was preempted
   void admit_waiting();
   void schedule_drafts();

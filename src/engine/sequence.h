@@ -4,6 +4,7 @@
 // Engine thread only.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -53,6 +54,7 @@ struct Request {
   SamplingParams params;  // max_tokens resolved
   uint64_t seed = 0;      // resolved; each token's draw comes from (seed, index, position) alone
   uint64_t salt_hash = 0;
+  std::chrono::steady_clock::time_point arrival;
   StreamCallback callback;
   RequestOutput output;
   std::vector<std::unique_ptr<Sequence>> sequences;  // n of them
