@@ -153,7 +153,7 @@ TEST(StepTrace, ShowsPreemptionAndRecomputation) {
   EngineConfig config = tiny_config();
   config.max_model_len = 64;
   config.max_num_seqs = 4;
-  config.kv_cache_memory_bytes = 40 << 10;
+  config.kv_cache_memory_bytes = 10 * 16 * LLM(config).memory_plan().kv_bytes_per_token;
   LLM llm(config);
   ASSERT_LT(llm.memory_plan().num_kv_blocks, 16);
   bool was_preempted = false, was_recomputed = false;
