@@ -16,6 +16,7 @@
 #include "cli/load.h"
 #include "cli/shared_flags.h"
 #include "server/openai_json.h"
+#include "trace/trace_file.h"
 
 namespace nanovllm::cli {
 namespace {
@@ -29,7 +30,7 @@ struct BenchOptions {
   int64_t num_prompts = 64;  // throughput
   int64_t batch_size = 8;    // latency
   int64_t num_iters = 5, num_warmup = 1;
-  std::string output_json;
+  std::string output_json, trace;
   bool json = false;
 };
 
@@ -161,7 +162,9 @@ bool run_all(LLM& llm, const BenchOptions& o, int64_t requests, const Each& each
 
 int run_throughput(const BenchOptions& o) {
   check(o);
+  TraceFile trace(o.trace);
   LLM llm = load_model(o.config, false);
+  trace.watch(llm);
   const double loaded = seconds_since_start();
   Interrupt interrupt;
   std::vector<std::pair<Workload, RunFigures>> runs;
@@ -169,6 +172,7 @@ int run_throughput(const BenchOptions& o) {
         runs.push_back({w, run});
       }))
     return 128 + Interrupt::signal();
+  trace.close();
   // The run of the median time stands for all; all have the same lengths.
   std::ranges::sort(runs, {}, [](const auto& r) { return r.second.elapsed; });
   const auto& [w, run] = runs[runs.size() / 2];
@@ -201,7 +205,9 @@ int run_throughput(const BenchOptions& o) {
 
 int run_latency(const BenchOptions& o) {
   check(o);
+  TraceFile trace(o.trace);
   LLM llm = load_model(o.config, false);
+  trace.watch(llm);
   const double loaded = seconds_since_start();
   Interrupt interrupt;
   std::vector<double> latencies;
@@ -216,6 +222,7 @@ int run_latency(const BenchOptions& o) {
                                     run.per_output_token.end());
       }))
     return 128 + Interrupt::signal();
+  trace.close();
   all.decode_tokens_per_second = percentile(rates, 50);
   std::string text = fmt::format("Avg latency: {:.4f} seconds\n", mean(latencies));
   Json percentiles = Json::object();
@@ -248,6 +255,7 @@ void add_common(Flags& flags, BenchOptions* o) {
   flags.number("--top-p", "only the likeliest tokens that together reach P (default: 1)",
                &w->params.top_p);
   flags.text("--output-json", "FILE", "also write the result there", &o->output_json);
+  add_trace_flag(flags, &o->trace);
   flags.toggle("--json", "print the result as JSON", &o->json);
   add_engine_seed(flags, &o->config);
   add_engine_flags(flags, &o->config);

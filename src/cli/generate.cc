@@ -9,6 +9,7 @@
 #include "cli/load.h"
 #include "cli/shared_flags.h"
 #include "server/openai_response.h"
+#include "trace/trace_file.h"
 
 namespace nanovllm::cli {
 namespace {
@@ -20,7 +21,7 @@ struct GenerateOptions {
   SamplingFlags sampling;
   bool model_given = false;
   std::vector<std::string> prompts;
-  std::string system;
+  std::string system, trace;
   bool raw = false, json = false, quiet = false;
 };
 
@@ -138,7 +139,9 @@ Prompt make_prompt(const LLM& llm, const GenerateOptions& options, const std::st
 
 int run_generate(GenerateOptions& options) {
   check(options);
+  TraceFile trace(options.trace);
   LLM llm = load_model(options.config, options.quiet);
+  trace.watch(llm);
   if (!llm.info().has_tokenizer)
     throw Error(options.config.model, "has no tokenizer; run token ids through run-batch");
   const SamplingParams params =
@@ -183,6 +186,7 @@ int run_generate(GenerateOptions& options) {
     if (!options.json && printer.mid_line()) write_stdout("\n");
   }
   if (progress.answer_tokens == 0) progress.first_token_at = seconds_since_start();
+  trace.close();
   if (!options.quiet) print_figures(llm, progress, queued_at, seconds_since_start());
   return signal ? 128 + signal : kExitOk;
 }
@@ -204,6 +208,7 @@ Action define_generate(Flags& flags) {
   flags.toggle("--no-chat-template,--raw",
                "continue the text as it stands instead of answering it as a chat", &o->raw);
   flags.toggle("--json", "one JSON object a completion on stdout instead of text", &o->json);
+  add_trace_flag(flags, &o->trace);
   flags.toggle("-q,--quiet", "no figures on stderr", &o->quiet);
   SamplingParams* p = &o->sampling.params;
   add_sampling_flags(flags, &o->sampling, &o->config, 256);

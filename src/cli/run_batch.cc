@@ -11,6 +11,7 @@
 #include "cli/progress.h"
 #include "cli/shared_flags.h"
 #include "server/openai_service.h"
+#include "trace/trace_file.h"
 
 namespace nanovllm::cli {
 namespace {
@@ -19,7 +20,7 @@ using openai::Json;
 
 struct BatchOptions {
   EngineConfig config;
-  std::string input, output;
+  std::string input, output, trace;
   bool overwrite = false, quiet = false;
 };
 
@@ -193,9 +194,12 @@ int run_batch(const BatchOptions& options) {
     if (!options.quiet) fmt::print(stderr, "nothing is left to do\n");
     return kExitOk;
   }
+  TraceFile trace(options.trace);
   LLM llm = load_model(options.config, options.quiet);
+  trace.watch(llm);
   Interrupt interrupt;
   batch.run(llm);
+  trace.close();
 
   const EngineStats stats = llm.stats();
   const int64_t done = output.num_done() + batch.written();
@@ -232,6 +236,7 @@ Action define_run_batch(Flags& flags) {
              "responses, one JSON object a line, in the order they finish; - is stdout",
              &o->output);
   flags.toggle("--overwrite", "start again, even if the output file holds results", &o->overwrite);
+  add_trace_flag(flags, &o->trace);
   flags.toggle("-q,--quiet", "no progress and no figures on stderr", &o->quiet);
   add_engine_seed(flags, &o->config);
   add_engine_flags(flags, &o->config);

@@ -99,6 +99,10 @@ void add_engine_seed(Flags& flags, EngineConfig* config) {
               });
 }
 
+void add_trace_flag(Flags& flags, std::string* path) {
+  flags.text("--trace", "FILE", "write every step there, for Perfetto or chrome://tracing", path);
+}
+
 bool SamplingFlags::has(const char* flag) const {
   return std::find(given.begin(), given.end(), flag) != given.end();
 }

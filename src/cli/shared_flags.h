@@ -18,6 +18,8 @@ void add_model_flags(Flags& flags, EngineConfig* config, bool* given = nullptr);
 // The engine's flags but --seed and the model.
 void add_engine_flags(Flags& flags, EngineConfig* config);
 void add_engine_seed(Flags& flags, EngineConfig* config);
+// Where a TraceFile goes.
+void add_trace_flag(Flags& flags, std::string* path);
 
 // What the user said about sampling; the rest comes from the model's generation_config.json, then
 // vLLM's defaults.
