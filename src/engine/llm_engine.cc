@@ -134,11 +134,9 @@ void LLMEngine::step() {
     lap(&stats_.seconds.model);
     sample(scheduled);
     for (const ScheduledSequence& s : scheduled) postprocess(s);
-    if (step_hook_) {
-      lap(&stats_.seconds.postprocess);
-      step_hook_(scheduled, before);
-    }
   }
+  lap(&stats_.seconds.postprocess);
+  if (step_hook_ && !scheduled.empty()) step_hook_(scheduled, before);
   in_step_ = false;
   forget_finished();
   lap(&stats_.seconds.postprocess);
