@@ -1,16 +1,12 @@
 // bench throughput and bench latency: random token ids (or those of a file), answers of a fixed
 // length, so that only the engine is measured. Flags and JSON are vLLM's; --min-input-len and
 // --min-output-len give nano-vLLM's workload of random lengths.
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <memory>
-#include <numeric>
 
+#include "cli/bench_statistics.h"
 #include "cli/bench_workload.h"
 #include "cli/cli.h"
 #include "cli/load.h"
@@ -34,27 +30,15 @@ struct BenchOptions {
   bool json = false;
 };
 
-void write_file(const std::string& path, const std::string& text) {
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) throw Error(path, std::strerror(errno));
-  const ssize_t n = ::write(fd, text.data(), text.size());
-  const int error = n < 0 ? errno : ENOSPC;
-  const bool closed = ::close(fd) == 0;
-  if (n != static_cast<ssize_t>(text.size()) || !closed) throw Error(path, std::strerror(error));
-}
-
 void report(const BenchOptions& o, const std::string& text, const Json& result) {
   write_stdout(o.json ? openai::dump(result) + "\n" : text);
-  if (!o.output_json.empty()) write_file(o.output_json, result.dump(4) + "\n");
+  if (!o.output_json.empty()) write_text_file(o.output_json, result.dump(4) + "\n");
 }
 
 void check(const BenchOptions& o) {
   const WorkloadOptions& w = o.workload;
   SamplingFlags{.params = w.params}.check();
-  if (!(w.range_ratio >= 0 && w.range_ratio < 1))
-    throw InvalidArgument(
-        "--random-range-ratio",
-        fmt::format("'{}' is not allowed; give a number from 0 up to 1", w.range_ratio));
+  check_range_ratio(w.range_ratio);
   if (w.min_input_len > w.input_len)
     throw InvalidArgument("--min-input-len", "is above --input-len");
   if (w.min_output_len > w.output_len)
@@ -64,22 +48,6 @@ void check(const BenchOptions& o) {
                           "'" + o.dataset_name + "' is not allowed; there are random and custom");
   if ((o.dataset_name == "custom") == w.dataset_path.empty())
     throw InvalidArgument("--dataset-path", "goes with --dataset-name custom, and must be given");
-}
-
-double mean(const std::vector<double>& values) {
-  return values.empty() ? 0
-                        : std::accumulate(values.begin(), values.end(), 0.0) /
-                              static_cast<double>(values.size());
-}
-
-// Linear interpolation between the closest ranks, as NumPy does.
-double percentile(std::vector<double> values, double percent) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const double rank = percent / 100 * static_cast<double>(values.size() - 1);
-  const auto low = static_cast<size_t>(rank);
-  const size_t high = std::min(low + 1, values.size() - 1);
-  return values[low] + (rank - static_cast<double>(low)) * (values[high] - values[low]);
 }
 
 // What both commands report of a run, and of the process. Milliseconds, as `vllm bench serve`.

@@ -66,20 +66,26 @@ Prompt read_prompt(const LLM& llm, const Json& value) {
 
 }  // namespace
 
-Workload random_workload(const LLM& llm, const WorkloadOptions& o, uint64_t seed, int64_t count,
-                         int64_t repetition) {
+std::vector<RandomRequest> random_requests(int64_t vocab, const WorkloadOptions& o, uint64_t seed,
+                                           int64_t count, int64_t repetition) {
   std::mt19937_64 lengths(seed), tokens(seed + 1 + static_cast<uint64_t>(repetition));
-  const int64_t vocab = llm.info().vocab_size;
   std::vector<int32_t> prefix;
   append_random_ids(lengths, o.prefix_len, vocab, &prefix);
-  Workload w;
+  std::vector<RandomRequest> requests;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t in = random_length(lengths, o.input_len, o.min_input_len, o.range_ratio);
     const int64_t out = random_length(lengths, o.output_len, o.min_output_len, o.range_ratio);
-    Prompt prompt{.token_ids = prefix};
-    append_random_ids(tokens, in, vocab, &prompt.token_ids);
-    add(llm, o.params, std::move(prompt), out, "--input-len", &w);
+    requests.push_back({prefix, out});
+    append_random_ids(tokens, in, vocab, &requests.back().prompt);
   }
+  return requests;
+}
+
+Workload random_workload(const LLM& llm, const WorkloadOptions& o, uint64_t seed, int64_t count,
+                         int64_t repetition) {
+  Workload w;
+  for (RandomRequest& r : random_requests(llm.info().vocab_size, o, seed, count, repetition))
+    add(llm, o.params, {.token_ids = std::move(r.prompt)}, r.output_len, "--input-len", &w);
   return w;
 }
 
@@ -104,6 +110,12 @@ Workload file_workload(const LLM& llm, const WorkloadOptions& o, int64_t count) 
   }
   if (w.prompts.empty()) throw Error(o.dataset_path, "holds no requests");
   return w;
+}
+
+void check_range_ratio(double ratio) {
+  if (!(ratio >= 0 && ratio < 1))
+    throw InvalidArgument("--random-range-ratio",
+                          fmt::format("'{}' is not allowed; give a number from 0 up to 1", ratio));
 }
 
 RunFigures run_workload(LLM& llm, const Workload& w, const std::string& label) {

@@ -18,21 +18,34 @@ struct WorkloadOptions {
   SamplingParams params;
 };
 
+// One request of random tokens.
+struct RandomRequest {
+  std::vector<int32_t> prompt;
+  int64_t output_len = 0;
+};
+
+// `count` requests of random ids below `vocab`; the same on every machine for the same seed.
+// Another `repetition` keeps lengths and prefix and draws the other tokens anew, so that the prefix
+// cache does not know them.
+std::vector<RandomRequest> random_requests(int64_t vocab, const WorkloadOptions& options,
+                                           uint64_t seed, int64_t count, int64_t repetition = 0);
+
 struct Workload {
   std::vector<Prompt> prompts;
   std::vector<SamplingParams> params;
   int64_t input_tokens = 0, output_tokens = 0;
 };
 
-// `count` requests of random token ids; the same on every machine for the same seed. Another
-// `repetition` keeps lengths and prefix and draws the other tokens anew, so that the prefix cache
-// does not know them. Throws InvalidArgument if a request does not fit the model's context.
+// random_requests() for a model. Throws InvalidArgument if one does not fit its context.
 Workload random_workload(const LLM& llm, const WorkloadOptions& options, uint64_t seed,
                          int64_t count, int64_t repetition = 0);
 
 // The first `count` lines of options.dataset_path, each {"prompt": TEXT or [IDS],
 // "output_tokens": N}; N is optional and else --output-len. Throws Error naming the line.
 Workload file_workload(const LLM& llm, const WorkloadOptions& options, int64_t count);
+
+// Throws InvalidArgument unless 0 <= ratio < 1.
+void check_range_ratio(double ratio);
 
 // Times in seconds since the run began.
 struct RunFigures {

@@ -40,6 +40,7 @@ Action define_template(Flags& flags);
 Action define_pull(Flags& flags);
 Action define_bench_throughput(Flags& flags);
 Action define_bench_latency(Flags& flags);
+Action define_bench_serve(Flags& flags);
 
 constexpr int kExitOk = 0, kExitError = 1, kExitUsage = 2, kExitInterrupted = 130,
               kExitBrokenPipe = 141;
@@ -54,6 +55,8 @@ void write_stdout(std::string_view text);
 std::string read_stdin(size_t max_bytes);
 // All of a file, or of stdin for "-".
 std::string read_text_file(const std::string& path, size_t max_bytes);
+// The file anew. Throws Error, also if the disk is full.
+void write_text_file(const std::string& path, const std::string& text);
 
 // SIGINT and SIGTERM while an Interrupt lives: the first is only noted and the command stops in its
 // own time, the next ends the process at once. Outside of one they end it as usual. One at a time.

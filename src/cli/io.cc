@@ -62,6 +62,15 @@ std::string read_text_file(const std::string& path, size_t max_bytes) {
   return read_all(fd, path, max_bytes);
 }
 
+void write_text_file(const std::string& path, const std::string& text) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) throw Error(path, std::strerror(errno));
+  const ssize_t n = ::write(fd, text.data(), text.size());
+  const int error = n < 0 ? errno : ENOSPC;
+  const bool closed = ::close(fd) == 0;
+  if (n != static_cast<ssize_t>(text.size()) || !closed) throw Error(path, std::strerror(error));
+}
+
 Interrupt::Interrupt() {
   interrupt_signal = 0;
   struct sigaction action {};

@@ -20,6 +20,8 @@ constexpr Command kCommands[] = {
     {"run-batch", "run a file of OpenAI requests, JSON lines in and out", define_run_batch},
     {"bench throughput", "tokens per second of many requests at once", define_bench_throughput},
     {"bench latency", "seconds for one batch of equal requests", define_bench_latency},
+    {"bench serve", "load on a running server: throughput, first tokens, gaps between tokens",
+     define_bench_serve},
     {"inspect", "what a model is and how much memory it will take, without loading it",
      define_inspect},
     {"tokenize", "text to token ids and back", define_tokenize},

@@ -12,7 +12,8 @@ from conftest import TINY
 
 CHAT = TINY / "llama-chat"  # has a tokenizer and a chat template
 BARE = TINY / "llama"       # token ids only
-COMMANDS = ["generate", "chat", "run-batch", "bench throughput", "bench latency", "inspect", "tokenize", "template", "pull"]
+COMMANDS = ["generate", "chat", "run-batch", "bench throughput", "bench latency", "bench serve",
+            "inspect", "tokenize", "template", "pull"]
 
 
 def error_line(result):
@@ -44,7 +45,6 @@ class TestHelp:
         assert result.returncode == 0 and result.stderr == b""
         for command in COMMANDS:
             assert f"\n  {command} " in result.stdout.decode()
-        assert "serve" not in result.stdout.decode()
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_help_and_version_everywhere(self, cli, command):
@@ -119,7 +119,8 @@ class TestFlags:
         assert result.returncode == 2 and result.stdout == b""
         assert error_line(result).startswith("--speculative-config: ") and complaint in error_line(result)
 
-    @pytest.mark.parametrize("command", ["chat", "run-batch", "bench throughput", "bench latency", "inspect"])
+    @pytest.mark.parametrize("command", ["chat", "run-batch", "bench throughput", "bench latency", "bench serve",
+            "inspect"])
     def test_engine_flags_are_everywhere(self, cli, command):
         result = cli(*command.split(), CHAT, "--block-size", "none")
         assert result.returncode == 2 and error_line(result).startswith("--block-size:")
