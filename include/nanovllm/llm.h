@@ -105,6 +105,8 @@ class LLM {
   // It may call add_request() and cancel(), and one that throws is not called again. Gathering a
   // StepTrace costs some microseconds a step (it visits every KV block), no observer costs nothing.
   void set_step_observer(std::function<void(const StepTrace&)> observer);
+  // The same between two steps: who runs and waits and holds which blocks now, and an empty batch.
+  StepTrace snapshot() const;
 
   // Tokenizer. Throws Error if the model has none (a folder without tokenizer files runs on token
   // ids).

@@ -169,6 +169,12 @@ void LLM::set_step_observer(StepObserver observer) {
   });
 }
 
+StepTrace LLM::snapshot() const {
+  return StepRecorder(impl_->engine, impl_->model.config.max_num_batched_tokens, impl_->start,
+                      nullptr)
+      .snapshot();
+}
+
 std::vector<int32_t> LLM::encode(std::string_view text, bool add_special_tokens) const {
   return impl_->tokenizer().encode(text, add_special_tokens);
 }

@@ -23,8 +23,7 @@ double StepRecorder::seconds(Clock::time_point time) const {
 void StepRecorder::record(std::span<const ScheduledSequence> scheduled, const StepSeconds& before) {
   if (!observer_) return;
   const double end = seconds(Clock::now());
-  trace_.stats = engine_.stats();
-  trace_.step = trace_.stats.steps;
+  record_state(scheduled);
   const StepSeconds& now = trace_.stats.seconds;
   trace_.phases = {now.schedule - before.schedule, now.model - before.model,
                    now.logits - before.logits, now.sample - before.sample,
@@ -32,16 +31,27 @@ void StepRecorder::record(std::span<const ScheduledSequence> scheduled, const St
   const StepSeconds& p = trace_.phases;
   trace_.duration = p.schedule + p.model + p.logits + p.sample + p.postprocess;
   trace_.start = end - trace_.duration;
-  record_batch(scheduled);
-  record_sequences(scheduled);
-  for (int32_t id = 0; id < std::ssize(trace_.blocks); ++id)
-    trace_.blocks[id] = {engine_.block_manager().num_references(id),
-                         engine_.block_manager().is_cached(id)};
   try {
     observer_(trace_);
   } catch (...) {
     observer_ = nullptr;
   }
+}
+
+const StepTrace& StepRecorder::snapshot() {
+  trace_.start = seconds(Clock::now());
+  record_state({});
+  return trace_;
+}
+
+void StepRecorder::record_state(std::span<const ScheduledSequence> scheduled) {
+  trace_.stats = engine_.stats();
+  trace_.step = trace_.stats.steps;
+  record_batch(scheduled);
+  record_sequences(scheduled);
+  for (int32_t id = 0; id < std::ssize(trace_.blocks); ++id)
+    trace_.blocks[id] = {engine_.block_manager().num_references(id),
+                         engine_.block_manager().is_cached(id)};
 }
 
 void StepRecorder::record_batch(std::span<const ScheduledSequence> scheduled) {

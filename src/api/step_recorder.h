@@ -19,8 +19,10 @@ class StepRecorder {
   // At the end of a step that has computed this; before: the engine's seconds when it began. Never
   // throws what the observer does.
   void record(std::span<const ScheduledSequence> scheduled, const StepSeconds& before);
+  const StepTrace& snapshot();  // between two steps; an empty batch
 
  private:
+  void record_state(std::span<const ScheduledSequence> scheduled);
   void record_batch(std::span<const ScheduledSequence> scheduled);
   void record_sequences(std::span<const ScheduledSequence> scheduled);
   void record_sequence(const Sequence& seq);

@@ -194,6 +194,25 @@ TEST(StepTrace, WatchingChangesNothingAndAThrowingObserverIsDropped) {
   EXPECT_EQ(calls, 1);
 }
 
+TEST(StepTrace, SnapshotSeesWhatHappenedBetweenTwoSteps) {
+  LLM llm(tiny_config());
+  const SamplingParams params{.max_tokens = 50, .ignore_eos = true};
+  const uint64_t a = llm.add_request({.token_ids = numbers(40)}, params, nullptr);
+  EXPECT_EQ(llm.snapshot().sequences.at(0).status, Status::kWaiting);
+  llm.step();
+  StepTrace t = llm.snapshot();
+  EXPECT_TRUE(t.batch.empty());
+  EXPECT_EQ(t.step, 1);
+  EXPECT_EQ(t.sequences.at(0).status, Status::kRunning);
+  EXPECT_EQ(t.sequences[0].block_table.size(), 3);
+  EXPECT_EQ(t.stats.kv_blocks_used, 3);
+  llm.cancel(a);
+  t = llm.snapshot();
+  EXPECT_TRUE(t.sequences.empty());
+  EXPECT_EQ(t.stats.kv_blocks_used, 0);
+  EXPECT_EQ(std::ranges::count(t.blocks, true, &StepTraceBlock::is_cached), 2);
+}
+
 TEST(StepTrace, AnObserverMayCancelAndAdd) {
   LLM llm(tiny_config());
   const uint64_t id = llm.add_request({.token_ids = {1, 2, 3}}, {.max_tokens = 50}, nullptr);
