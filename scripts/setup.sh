@@ -55,7 +55,6 @@ build_preset() {
   local preset=$1 tests=OFF folder="$root/build/$1"
   shift
   [[ -f /usr/include/gtest/gtest.h ]] && tests=ON
-  [[ $preset == fuzz ]] && tests=OFF
   mkdir -p "$folder"
   [[ -f $folder/build.ninja ]] || say "building $preset (the first time takes some minutes)"
   if [[ ! -f $folder/build.ninja || $(grep -c "NANO_VLLM_TESTS:BOOL=$tests" "$folder/CMakeCache.txt") -eq 0 ]]; then
