@@ -246,12 +246,13 @@ TEST(Attention, EqualsAPlainLoop) {
 TEST(Attention, SameBitsForAnyBatchChunksBlocksAndThreads) {
   const KernelTable& kernels = *all_kernels().front();
   for (const Shape& shape : shapes()) {
-    const World w(shape, {1, 7, 65, 530}, 32);
+    const World w(shape, {1, 7, 65, kFewCases ? 270 : 530}, 32);
     const Outputs want = run(w, kernels, 1, 16, 1000, 1);
     uint32_t seed = 2;
     for (const int block_size : {1, 3, 16, 40, 64, 256}) {
       for (const int budget : {1, 9, 64, 600}) {
         if (budget == 1 && block_size != 16) continue;  // token by token is slow
+        if (kFewCases && (block_size != 3 || budget != 9)) continue;
         const int threads = 1 + static_cast<int>(seed % 4);
         expect_same(run(w, kernels, threads, block_size, budget, seed++), want,
                     "head_dim " + std::to_string(shape.head_dim) + " block size " +

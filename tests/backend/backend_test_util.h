@@ -18,6 +18,13 @@
 
 namespace nanovllm {
 
+// Under an emulator everything takes forty times as long: the largest tests take fewer cases there.
+#ifdef NANO_VLLM_EMULATED
+inline constexpr bool kFewCases = true;
+#else
+inline constexpr bool kFewCases = false;
+#endif
+
 inline constexpr DType kAllDTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
                                        DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
                                        DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
