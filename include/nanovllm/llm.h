@@ -11,6 +11,7 @@
 // nanovllm::Error.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <span>
@@ -66,8 +67,8 @@ struct StepSeconds {
 
 // Counters since construction.
 struct EngineStats {
-  int64_t steps = 0, prompt_tokens_computed = 0, prompt_tokens_cached = 0, tokens_generated = 0,
-          preemptions = 0;
+  int64_t steps = 0, steps_dropped = 0, prompt_tokens_computed = 0, prompt_tokens_cached = 0,
+          tokens_generated = 0, preemptions = 0;
   // Speculative decoding: times something was guessed, tokens guessed, tokens that were right.
   int64_t num_drafts = 0, num_draft_tokens = 0, num_accepted_tokens = 0;
   int64_t running = 0, waiting = 0, kv_blocks_used = 0, kv_blocks_total = 0;
@@ -98,7 +99,10 @@ class LLM {
   void compile(StructuredOutputs* outputs) const;
   void cancel(uint64_t request_id);  // at any moment; unknown ids are ignored. The callback sees
                                      // one kAbort event.
-  void step();  // one forward pass over one batch; throws only for defects, never for a request
+  // One forward pass over one batch; throws only for defects, never for a request. As soon as
+  // *give_up, which any thread may set, is true, the pass ends between two layers and counts for
+  // nothing: false, and the next step does its work again, with whoever should not wait for it.
+  bool step(const std::atomic<bool>* give_up = nullptr);
   bool has_unfinished_requests() const;
 
   // Called inside step(), at the end of each one that computed something; a null one ends that.

@@ -125,7 +125,7 @@ uint64_t LLM::add_request(const Prompt& prompt, const SamplingParams& params,
 void LLM::compile(StructuredOutputs* outputs) const { outputs->validate(); }
 
 void LLM::cancel(uint64_t request_id) { impl_->engine.cancel(request_id); }
-void LLM::step() { impl_->engine.step(); }
+bool LLM::step(const std::atomic<bool>* give_up) { return impl_->engine.step(give_up); }
 bool LLM::has_unfinished_requests() const { return impl_->engine.has_unfinished_requests(); }
 
 std::vector<RequestOutput> LLM::generate(

@@ -122,24 +122,29 @@ void LLMEngine::abort(Request& request) {
   }
 }
 
-void LLMEngine::step() {
+bool LLMEngine::step(const std::atomic<bool>* give_up) {
   in_step_ = true;
   const StepSeconds before = stats_.seconds;
   last_lap_ = std::chrono::steady_clock::now();
   const auto scheduled = scheduler_.schedule(batch_);
   lap(&stats_.seconds.schedule);
-  if (!scheduled.empty()) {
-    ++stats_.steps;
-    runner_.run(batch_);
-    lap(&stats_.seconds.model);
+  const bool done = scheduled.empty() || runner_.run(batch_, give_up);
+  lap(&stats_.seconds.model);
+  if (done) {
+    stats_.steps += !scheduled.empty();
     sample(scheduled);
     for (const ScheduledSequence& s : scheduled) postprocess(s);
+  } else {
+    ++stats_.steps_dropped;
+    for (const ScheduledSequence& s : scheduled)
+      if (!s.draft.empty()) block_manager_.trim(*s.seq);
   }
   lap(&stats_.seconds.postprocess);
-  if (step_hook_ && !scheduled.empty()) step_hook_(scheduled, before);
+  if (step_hook_ && done && !scheduled.empty()) step_hook_(scheduled, before);
   in_step_ = false;
   forget_finished();
   lap(&stats_.seconds.postprocess);
+  return done;
 }
 
 void LLMEngine::lap(double* seconds) {

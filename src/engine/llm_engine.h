@@ -5,6 +5,7 @@
 // add_request() and cancel().
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -31,7 +32,7 @@ class LLMEngine {
   uint64_t add_request(std::vector<int32_t> prompt, SamplingParams params, StreamCallback callback,
                        const RequestOptions& options);
   void cancel(uint64_t request_id);
-  void step();
+  bool step(const std::atomic<bool>* give_up = nullptr);  // false: given up
   bool has_unfinished_requests() const { return !requests_.empty(); }
   EngineStats stats() const;
   void check_integrity() const;

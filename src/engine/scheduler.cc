@@ -41,9 +41,14 @@ std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
   scheduled_.clear();
   budget_ = max_num_batched_tokens_;
 
+  // Is there one who should come in before others go on? Those have at least every second step.
+  const int first = waiting_.empty() ? INT_MAX : priority(**waiting_.begin());
+  const bool before_others = !running_.empty() && first < priority(*running_.back());
+  max_priority_ = before_others && max_priority_ == INT_MAX ? first : INT_MAX;
+
   const bool memory_left = schedule_decodes();
   for (Sequence* seq : running_)
-    if (budget_ > 0 && !seq->is_decoding())
+    if (budget_ > 0 && takes_part(*seq) && !seq->is_decoding())
       schedule_tokens(*seq, std::min(budget_, seq->num_uncomputed_tokens()));
   if (memory_left) admit_waiting();  // else the preempted one would fight for the same blocks
   schedule_drafts();
@@ -56,7 +61,7 @@ std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
   batch.block_tables.assign(width * scheduled_.size(), -1);
   for (size_t i = 0; i < scheduled_.size(); ++i)
     std::ranges::copy(scheduled_[i].seq->block_table, batch.block_tables.begin() + i * width);
-  if (scheduled_.empty() && !(waiting_.empty() && running_.empty()))
+  if (scheduled_.empty() && max_priority_ == INT_MAX && !(waiting_.empty() && running_.empty()))
     throw std::logic_error("Scheduler: requests are left, but none can be scheduled");
   return scheduled_;
 }
@@ -65,7 +70,7 @@ bool Scheduler::schedule_decodes() {
   const int64_t preemptions_before = num_preemptions_;
   for (size_t i = 0; i < running_.size() && budget_ > 0; ++i) {
     Sequence* seq = running_[i];
-    if (!seq->is_decoding()) continue;
+    if (!takes_part(*seq) || !seq->is_decoding()) continue;
     // Those that go later have not been scheduled yet, so any of them can give way; in the end the
     // sequence itself.
     while (seq->status == SequenceStatus::kRunning && block_manager_.may_append(*seq) < 0)
@@ -77,8 +82,10 @@ bool Scheduler::schedule_decodes() {
 }
 
 void Scheduler::admit_waiting() {
-  for (auto it = waiting_.begin();
-       it != waiting_.end() && budget_ > 0 && num_running() < max_num_seqs_;) {
+  // Those who take no part in this step give way.
+  auto can_preempt = [&] { return !running_.empty() && !takes_part(*running_.back()); };
+  for (auto it = waiting_.begin(); it != waiting_.end() && budget_ > 0 && takes_part(**it) &&
+                                   (num_running() < max_num_seqs_ || can_preempt());) {
     Sequence& seq = **it;
     // The n sequences of a request share the blocks of the first one's prompt: the others wait
     // until it is computed.
@@ -97,7 +104,12 @@ void Scheduler::admit_waiting() {
       continue;
     }
     // A spare block for each running sequence keeps a newcomer from being thrown out again at once.
-    if (!block_manager_.can_allocate(seq, sibling, num_running())) break;
+    bool fits = false;
+    while (!(fits = num_running() < max_num_seqs_ &&
+                    block_manager_.can_allocate(seq, sibling, num_running())) &&
+           can_preempt())
+      preempt(*running_.back());
+    if (!fits) break;
     block_manager_.allocate(seq, sibling);
     if (seq.num_output_tokens() == 0 && seq.index == 0)
       seq.request->output.num_cached_tokens = seq.num_computed_tokens;

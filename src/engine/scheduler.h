@@ -3,12 +3,15 @@
 // One token budget a step. Running decodes go first, one token each; what is left goes to prompt
 // chunks, those under way before new ones, so a long prompt never freezes the others. When KV
 // blocks run out, the sequence that goes last is preempted: it gives up its blocks and is
-// recomputed later. Order is priority, then arrival. Drafts of speculative decoding get what budget
-// and free blocks are left after everything else: nobody waits or gives way for them.
+// recomputed later. Order is priority, then arrival. Who waits with a smaller priority than some
+// that run comes in with a step that leaves those out, and with their slots and blocks if it needs
+// them. Drafts of speculative decoding get what budget and free blocks are left after everything
+// else: nobody waits or gives way for them.
 //
 // Holds pointers to sequences the engine owns: from add() until finish(). Engine thread only.
 #pragma once
 
+#include <climits>
 #include <set>
 #include <span>
 #include <vector>
@@ -40,8 +43,8 @@ class Scheduler {
   void add(Sequence& seq);     // to the waiting ones
   void finish(Sequence& seq);  // for whatever reason, at any moment but inside schedule()
 
-  // Fills the batch and says what is in it; empty only if there is nothing to do. Valid until the
-  // next call.
+  // Fills the batch and says what is in it; empty only if there is nothing to do, or if who was to
+  // come in before others cannot. Valid until the next call.
   std::span<const ScheduledSequence> schedule(Batch& batch);
   void postprocess(Sequence& seq, int64_t num_tokens);  // so many more are in the cache now
 
@@ -57,6 +60,8 @@ class Scheduler {
   void admit_waiting();
   void schedule_drafts();
   void schedule_tokens(Sequence& seq, int64_t num_tokens);
+  static int priority(const Sequence& seq) { return seq.request->options.priority; }
+  bool takes_part(const Sequence& seq) const { return priority(seq) <= max_priority_; }
   void fill(Batch& batch, ScheduledSequence& scheduled) const;
   void preempt(Sequence& seq);
 
@@ -65,7 +70,8 @@ class Scheduler {
   std::set<Sequence*, GoesBefore> waiting_;
   std::vector<Sequence*> running_;  // in order
   std::vector<ScheduledSequence> scheduled_;
-  int64_t budget_ = 0;  // tokens left in this step
+  int64_t budget_ = 0;          // tokens left in this step
+  int max_priority_ = INT_MAX;  // of those that take part in it
   int64_t num_preemptions_ = 0;
 };
 

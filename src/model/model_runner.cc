@@ -97,7 +97,10 @@ ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, con
   logits_ = backend_->allocate(kMaxLogitsRows * vocab_size_);
 }
 
-void ModelRunner::run(const Batch& batch) { hidden_ = transformer_->forward(batch); }
+bool ModelRunner::run(const Batch& batch, const std::atomic<bool>* give_up) {
+  hidden_ = transformer_->forward(batch, give_up);
+  return hidden_ != nullptr;
+}
 
 std::span<float> ModelRunner::logits(int64_t first, int64_t count) {
   transformer_->compute_logits(hidden_ + first * hidden_size_, count, logits_);

@@ -2,6 +2,7 @@
 // engine sees only this.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,8 +20,9 @@ class ModelRunner {
   // Loads the weights and allocates everything. config must be resolved by plan() first.
   ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, const MemoryPlan& plan);
 
-  // One forward pass. Afterwards logits() may be called for any of the batch's logits_rows.
-  void run(const Batch& batch);
+  // One forward pass. Afterwards logits() may be called for any of the batch's logits_rows. False:
+  // *give_up (may be null) was set, and the pass ended before its last layer.
+  bool run(const Batch& batch, const std::atomic<bool>* give_up = nullptr);
   // Logits of rows first .. first + count of the last batch's logits_rows: [count, vocab_size],
   // valid until the next call, and the caller's to change. count is at most kMaxLogitsRows, which
   // bounds the buffer whatever the number of rows.

@@ -148,7 +148,7 @@ int64_t Transformer::planned_weight_bytes(Checkpoint& checkpoint, const Backend&
   return bytes;
 }
 
-const float* Transformer::forward(const Batch& batch) {
+const float* Transformer::forward(const Batch& batch, const std::atomic<bool>* give_up) {
   const ModelConfig& c = config_;
   const int64_t tokens = batch.num_tokens();
   const float eps = c.rms_norm_eps;
@@ -164,6 +164,7 @@ const float* Transformer::forward(const Batch& batch) {
 
   backend_.embed(*embed_tokens_, batch.token_ids, residual_);
   for (size_t i = 0; i < layers_.size(); ++i) {
+    if (give_up && give_up->load(std::memory_order_relaxed)) return nullptr;
     const Layer& layer = layers_[i];
     if (i == 0)
       backend_.rms_norm(residual_, layer.input_norm, eps, tokens, c.hidden_size, hidden_);

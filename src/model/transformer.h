@@ -6,6 +6,7 @@
 // nothing.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -24,8 +25,8 @@ class Transformer {
 
   // Runs the batch through all layers, writing its keys and values to the cache. Returns the final
   // hidden states, normed, of the tokens in batch.logits_rows: [R, hidden_size]. Valid until the
-  // next call.
-  const float* forward(const Batch& batch);
+  // next call. Null: *give_up (may be null) was seen set between two layers.
+  const float* forward(const Batch& batch, const std::atomic<bool>* give_up = nullptr);
   // logits[r, :] = hidden[r, :] times the output head.  hidden [rows, hidden_size], logits [rows,
   // vocab_size]
   void compute_logits(const float* hidden, int64_t rows, float* logits);
