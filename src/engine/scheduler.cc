@@ -41,11 +41,10 @@ std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
   scheduled_.clear();
   budget_ = max_num_batched_tokens_;
 
-  // Is there one who should come in before others go on? Those have at least every second step.
+  // Should one come in before others go on? Those have every second step at least.
   const int first = waiting_.empty() ? INT_MAX : priority(**waiting_.begin());
-  const bool before_others = !running_.empty() && first < priority(*running_.back());
-  max_priority_ = before_others && max_priority_ == INT_MAX ? first : INT_MAX;
-
+  const bool newcomer = !running_.empty() && first < priority(*running_.back());
+  max_priority_ = newcomer && max_priority_ == INT_MAX ? first : INT_MAX;
   const bool memory_left = schedule_decodes();
   for (Sequence* seq : running_)
     if (budget_ > 0 && takes_part(*seq) && !seq->is_decoding())
@@ -82,10 +81,9 @@ bool Scheduler::schedule_decodes() {
 }
 
 void Scheduler::admit_waiting() {
-  // Those who take no part in this step give way.
-  auto can_preempt = [&] { return !running_.empty() && !takes_part(*running_.back()); };
-  for (auto it = waiting_.begin(); it != waiting_.end() && budget_ > 0 && takes_part(**it) &&
-                                   (num_running() < max_num_seqs_ || can_preempt());) {
+  for (auto it = waiting_.begin();
+       it != waiting_.end() && budget_ > 0 && takes_part(**it) &&
+       (num_running() < max_num_seqs_ || !takes_part(*running_.back()));) {
     Sequence& seq = **it;
     // The n sequences of a request share the blocks of the first one's prompt: the others wait
     // until it is computed.
@@ -104,12 +102,12 @@ void Scheduler::admit_waiting() {
       continue;
     }
     // A spare block for each running sequence keeps a newcomer from being thrown out again at once.
-    bool fits = false;
-    while (!(fits = num_running() < max_num_seqs_ &&
-                    block_manager_.can_allocate(seq, sibling, num_running())) &&
-           can_preempt())
-      preempt(*running_.back());
-    if (!fits) break;
+    auto fits = [&] {
+      return num_running() < max_num_seqs_ &&
+             block_manager_.can_allocate(seq, sibling, num_running());
+    };
+    while (!fits() && !running_.empty() && !takes_part(*running_.back())) preempt(*running_.back());
+    if (!fits()) break;
     block_manager_.allocate(seq, sibling);
     if (seq.num_output_tokens() == 0 && seq.index == 0)
       seq.request->output.num_cached_tokens = seq.num_computed_tokens;

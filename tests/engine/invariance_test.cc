@@ -1,14 +1,17 @@
 // Batch invariance, bitwise: a request's tokens and logprobs are the same alone or in company,
 // whatever the block size, the token budget, the cache, the memory, the threads and the order,
-// whoever is cancelled meanwhile, and whatever speculative decoding guesses. The reference is each
+// whoever is cancelled meanwhile, whichever step is given up half-way, and whatever speculative
+// decoding guesses. The reference is each
 // request alone in a roomy engine; each trial then runs all of them under random conditions and
 // compares bit for bit, proving the scheduler's and the cache's invariants after every step.
 
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <random>
+#include <thread>
 
 #include "nanovllm/llm.h"
 
@@ -106,7 +109,14 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
     reference.push_back(alone.generate({&r.prompt, 1}, {&r.params, 1})[0]);
 
   const int64_t bytes_per_token = alone.memory_plan().kv_bytes_per_token;
-  int64_t preemptions = 0, cached = 0, drafted = 0, accepted = 0;
+  int64_t preemptions = 0, cached = 0, drafted = 0, accepted = 0, dropped = 0;
+  std::atomic<bool> give_up = false;
+  const std::jthread spoiler([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      std::this_thread::sleep_for(std::chrono::microseconds(300));
+      give_up = true;
+    }
+  });
   for (int trial = 0; trial < 16; ++trial) {
     EngineConfig c = config;
     c.block_size = std::array{1, 2, 7, 16, 256}[pick(rng, 0, 4)];
@@ -165,7 +175,11 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
         doomed.pop_back();
         llm.check_integrity();
       }
-      llm.step();
+      if (!llm.step(&give_up)) {
+        llm.check_integrity();
+        give_up = false;
+        llm.step();
+      }
       llm.check_integrity();
     }
     for (size_t i = 0; i < requests.size(); ++i) {
@@ -180,12 +194,14 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
     cached += stats.prompt_tokens_cached;
     drafted += stats.num_draft_tokens;
     accepted += stats.num_accepted_tokens;
+    dropped += stats.steps_dropped;
     EXPECT_EQ(stats.num_drafts > 0, c.speculative_config.enabled() && stats.num_draft_tokens > 0);
     EXPECT_LE(stats.num_drafts, stats.num_draft_tokens);
   }
   // The trials must have met what they are for.
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(cached, 0);
+  EXPECT_GT(dropped, 0);
   EXPECT_GT(accepted, 100);
   EXPECT_GT(drafted - accepted, 100);
 }

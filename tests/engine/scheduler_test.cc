@@ -184,5 +184,130 @@ TEST(Scheduler, ACommonBeginningIsComputedOnce) {
   }
 }
 
+// A load of requests with a priority, a prompt and an answer of so many tokens, step by step.
+class Load {
+ public:
+  explicit Load(const EngineConfig& config, int64_t num_blocks = 1000)
+      : blocks_(num_blocks, config.block_size, false), scheduler(config, blocks_) {}
+
+  uint64_t add(int priority, int64_t prompt, int64_t output) {
+    auto request = std::make_unique<Request>();
+    request->id = requests_.size();
+    request->options.priority = priority;
+    request->params.max_tokens = output;
+    auto seq = std::make_unique<Sequence>();
+    seq->request = request.get();
+    seq->token_ids.assign(prompt, static_cast<int32_t>(request->id));
+    seq->num_prompt_tokens = prompt;
+    request->sequences.push_back(std::move(seq));
+    scheduler.add(*request->sequences[0]);
+    requests_.push_back(std::move(request));
+    return requests_.back()->id;
+  }
+  // Who took part, with how many tokens.
+  std::map<uint64_t, int64_t> step() {
+    std::map<uint64_t, int64_t> work;
+    Batch batch;
+    for (const ScheduledSequence& s : scheduler.schedule(batch)) {
+      work[s.seq->request->id] = s.num_tokens;
+      scheduler.postprocess(*s.seq, s.num_tokens);
+      if (s.seq->num_uncomputed_tokens() > 0) continue;
+      s.seq->token_ids.push_back(0);
+      if (s.seq->num_output_tokens() == s.seq->request->params.max_tokens) scheduler.finish(*s.seq);
+    }
+    scheduler.check_integrity();
+    return work;
+  }
+  bool finished(uint64_t id) const { return requests_[id]->sequences[0]->is_finished(); }
+
+ private:
+  BlockManager blocks_;
+  std::vector<std::unique_ptr<Request>> requests_;
+
+ public:
+  Scheduler scheduler;
+};
+
+using Work = std::map<uint64_t, int64_t>;
+
+TEST(Scheduler, ASmallerPriorityComesInBeforeOthersGoOn) {
+  Load load({.max_num_seqs = 3, .max_num_batched_tokens = 20});
+  load.add(1, 5, 100);  // request 0
+  load.add(1, 50, 100);
+  load.add(1, 5, 100);
+  EXPECT_EQ(load.step(), (Work{{0, 5}, {1, 15}}));
+  EXPECT_EQ(load.step(), (Work{{0, 1}, {1, 19}}));
+  load.add(0, 8, 100);  // request 3
+  EXPECT_EQ(load.step(), (Work{{3, 8}}));
+  // Everybody again, but for request 2, which has no slot yet.
+  EXPECT_EQ(load.step(), (Work{{0, 1}, {1, 16}, {3, 1}}));
+  EXPECT_EQ(load.scheduler.num_preemptions(), 0);
+}
+
+TEST(Scheduler, WhoGoesLastGivesItsSlotToASmallerPriority) {
+  Load load({.max_num_seqs = 2, .max_num_batched_tokens = 20});
+  load.add(1, 5, 10);
+  load.add(1, 5, 10);
+  load.step();
+  load.add(1, 5, 10);  // as good as the others: it waits
+  EXPECT_EQ(load.step(), (Work{{0, 1}, {1, 1}}));
+  EXPECT_EQ(load.scheduler.num_preemptions(), 0);
+  load.add(0, 5, 2);
+  EXPECT_EQ(load.step(), (Work{{3, 5}}));
+  EXPECT_EQ(load.scheduler.num_preemptions(), 1);
+  EXPECT_EQ(load.step(), (Work{{0, 1}, {3, 1}}));
+  EXPECT_TRUE(load.finished(3));
+  EXPECT_EQ(load.step(), (Work{{0, 1}, {1, 7}}));  // what it had, computed again
+}
+
+TEST(Scheduler, WhoGoesLastGivesItsBlocksToASmallerPriority) {
+  Load load({.max_num_batched_tokens = 100, .block_size = 4}, 10);
+  load.add(1, 12, 10);
+  load.add(1, 12, 10);
+  load.step();
+  load.add(0, 20, 10);
+  EXPECT_EQ(load.step(), (Work{{2, 20}}));
+  EXPECT_EQ(load.scheduler.num_preemptions(), 1);
+  while (load.scheduler.num_running() + load.scheduler.num_waiting() > 0) load.step();
+}
+
+// One that comes with each step and has its first token with it: the others have every second step.
+TEST(Scheduler, EndlessNewcomersLeaveOthersEverySecondStep) {
+  Load load({.max_num_seqs = 4, .max_num_batched_tokens = 20});
+  const uint64_t slow = load.add(1, 5, 50);
+  load.step();
+  int steps = 0;
+  for (; !load.finished(slow) && steps < 1000; ++steps) {
+    load.add(0, 5, 1);
+    load.step();
+  }
+  EXPECT_GE(steps, 49);
+  EXPECT_LE(steps, 2 * 49);
+}
+
+// The same, with so many that the slots are full: the slow one may have to wait for a gap, but none
+// of the random loads leaves it behind.
+TEST(Scheduler, EverybodyFinishesUnderRandomPriorities) {
+  std::mt19937 rng(7);
+  auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); };
+  int64_t preemptions = 0;
+  for (int trial = 0; trial < 50; ++trial) {
+    Load load({.max_num_seqs = pick(1, 5),
+               .max_num_batched_tokens = pick(1, 30),
+               .block_size = pick(1, 8)},
+              70);
+    int left = 40, steps = 0;
+    while (left > 0 || load.scheduler.num_running() + load.scheduler.num_waiting() > 0) {
+      for (int n = pick(0, 2); n > 0 && left > 0; --n, --left)
+        load.add(pick(0, 3), pick(1, 40), pick(1, 30));
+      load.step();
+      ASSERT_LT(++steps, 20000);
+    }
+    for (uint64_t id = 0; id < 40; ++id) EXPECT_TRUE(load.finished(id));
+    preemptions += load.scheduler.num_preemptions();
+  }
+  EXPECT_GT(preemptions, 50);
+}
+
 }  // namespace
 }  // namespace nanovllm
