@@ -42,9 +42,9 @@ std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
   budget_ = max_num_batched_tokens_;
 
   // Should one come in before others go on? Those have every second step at least.
-  const int first = waiting_.empty() ? INT_MAX : priority(**waiting_.begin());
-  const bool newcomer = !running_.empty() && first < priority(*running_.back());
-  max_priority_ = newcomer && max_priority_ == INT_MAX ? first : INT_MAX;
+  const bool possible = max_priority_ == INT_MAX && !waiting_.empty() && !running_.empty();
+  const int first = possible ? priority(**waiting_.begin()) : INT_MAX;
+  max_priority_ = possible && first < priority(*running_.back()) ? first : INT_MAX;
   const bool memory_left = schedule_decodes();
   for (Sequence* seq : running_)
     if (budget_ > 0 && takes_part(*seq) && !seq->is_decoding())
@@ -101,11 +101,9 @@ void Scheduler::admit_waiting() {
       ++it;
       continue;
     }
+    if (num_running() == max_num_seqs_) preempt(*running_.back());
     // A spare block for each running sequence keeps a newcomer from being thrown out again at once.
-    auto fits = [&] {
-      return num_running() < max_num_seqs_ &&
-             block_manager_.can_allocate(seq, sibling, num_running());
-    };
+    auto fits = [&] { return block_manager_.can_allocate(seq, sibling, num_running()); };
     while (!fits() && !running_.empty() && !takes_part(*running_.back())) preempt(*running_.back());
     if (!fits()) break;
     block_manager_.allocate(seq, sibling);

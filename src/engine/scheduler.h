@@ -4,9 +4,8 @@
 // chunks, those under way before new ones, so a long prompt never freezes the others. When KV
 // blocks run out, the sequence that goes last is preempted: it gives up its blocks and is
 // recomputed later. Order is priority, then arrival. Who waits with a smaller priority than some
-// that run comes in with a step that leaves those out, and with their slots and blocks if it needs
-// them. Drafts of speculative decoding get what budget and free blocks are left after everything
-// else: nobody waits or gives way for them.
+// that run comes in with a step that leaves those out, in their place if there is no other. Drafts
+// get what budget and blocks are left after everything else: nobody waits or gives way for them.
 //
 // Holds pointers to sequences the engine owns: from add() until finish(). Engine thread only.
 #pragma once
@@ -43,8 +42,8 @@ class Scheduler {
   void add(Sequence& seq);     // to the waiting ones
   void finish(Sequence& seq);  // for whatever reason, at any moment but inside schedule()
 
-  // Fills the batch and says what is in it; empty only if there is nothing to do, or if who was to
-  // come in before others cannot. Valid until the next call.
+  // Fills the batch and says what is in it; empty if there is nothing to do, or if who is to come
+  // in before others cannot. Valid until the next call.
   std::span<const ScheduledSequence> schedule(Batch& batch);
   void postprocess(Sequence& seq, int64_t num_tokens);  // so many more are in the cache now
 
