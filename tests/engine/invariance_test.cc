@@ -202,8 +202,8 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(cached, 0);
   EXPECT_GT(dropped, 0);
-  EXPECT_GT(accepted, 100);
-  EXPECT_GT(drafted - accepted, 100);
+  EXPECT_GT(accepted, 30);
+  EXPECT_GT(drafted - accepted, 30);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, InvarianceTest,
