@@ -34,6 +34,7 @@ struct Command {
 Action define_generate(Flags& flags);
 Action define_chat(Flags& flags);
 Action define_run_batch(Flags& flags);
+Action define_serve(Flags& flags);
 Action define_inspect(Flags& flags);
 Action define_tokenize(Flags& flags);
 Action define_template(Flags& flags);
@@ -69,6 +70,10 @@ class Interrupt {
 
   static int signal();  // the signal that came, 0 if none
   static void clear();  // it has been dealt with
+  // Sleeps until a signal comes or wake() is called (since the last wait), or for so long; false if
+  // the time ran out.
+  static bool wait(double seconds);
+  static void wake();  // any thread
 };
 
 }  // namespace nanovllm::cli

@@ -1,5 +1,6 @@
 // stdin, stdout, files and signals for the commands.
 #include <fcntl.h>
+#include <semaphore.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -29,8 +30,11 @@ std::string read_all(int fd, const std::string& name, size_t max_bytes) {
 std::atomic<int> interrupt_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free, "set from a signal handler");
 
+sem_t something_happened;  // posted from a signal handler, which a condition variable may not be
+
 void on_signal(int number) {
   if (interrupt_signal.exchange(number) != 0) _exit(128 + number);
+  sem_post(&something_happened);
 }
 
 struct sigaction old_int, old_term;
@@ -73,6 +77,7 @@ void write_text_file(const std::string& path, const std::string& text) {
 
 Interrupt::Interrupt() {
   interrupt_signal = 0;
+  sem_init(&something_happened, 0, 0);
   struct sigaction action {};
   action.sa_handler =
       on_signal;  // no SA_RESTART: a blocked read returns, so that a prompt can be left
@@ -88,5 +93,19 @@ Interrupt::~Interrupt() {
 
 int Interrupt::signal() { return interrupt_signal; }
 void Interrupt::clear() { interrupt_signal = 0; }
+void Interrupt::wake() { sem_post(&something_happened); }
+
+bool Interrupt::wait(double seconds) {
+  struct timespec until {};
+  clock_gettime(CLOCK_REALTIME, &until);
+  const auto whole = static_cast<time_t>(seconds);
+  until.tv_sec += whole;
+  until.tv_nsec += static_cast<long>((seconds - static_cast<double>(whole)) * 1e9);
+  if (until.tv_nsec >= 1'000'000'000) ++until.tv_sec, until.tv_nsec -= 1'000'000'000;
+  int result = 0;
+  do result = sem_timedwait(&something_happened, &until);
+  while (result != 0 && errno == EINTR && !signal());
+  return result == 0 || errno != ETIMEDOUT;
+}
 
 }  // namespace nanovllm::cli

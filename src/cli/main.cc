@@ -18,6 +18,7 @@ constexpr Command kCommands[] = {
     {"generate", "answer one or several prompts and stream the text to stdout", define_generate},
     {"chat", "talk to the model in the terminal", define_chat},
     {"run-batch", "run a file of OpenAI requests, JSON lines in and out", define_run_batch},
+    {"serve", "OpenAI's API over HTTP", define_serve},
     {"bench throughput", "tokens per second of many requests at once", define_bench_throughput},
     {"bench latency", "seconds for one batch of equal requests", define_bench_latency},
     {"bench serve", "load on a running server: throughput, first tokens, gaps between tokens",

@@ -132,7 +132,7 @@ class Batch {
         {"id", id},
         {"custom_id", custom_id},
         {"response",
-         {{"status_code", status}, {"request_id", openai::random_id("batch")}, {"body", body}}},
+         {{"status_code", status}, {"request_id", "batch-" + openai::random_digits()}, {"body", body}}},
         {"error", error}};
     if (status != 200) ++failed_;
     ready_.push_back(openai::dump(line));

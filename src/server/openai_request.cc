@@ -238,9 +238,12 @@ ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDe
   request.params = parse_sampling(fields, defaults);
   request.return_prompt_logprobs = request.params.prompt_logprobs.has_value();
   request.stream = fields.boolean("stream").value_or(false);
-  if (const Json* options = fields.object("stream_options"))
-    request.include_usage =
-        Fields(*options, "stream_options").boolean("include_usage").value_or(false);
+  if (const Json* options = fields.object("stream_options")) {
+    const Fields stream(*options, "stream_options");
+    request.include_usage = stream.boolean("include_usage").value_or(false);
+    request.continuous_usage =
+        request.include_usage && stream.boolean("continuous_usage_stats").value_or(false);
+  }
   request.return_token_ids = fields.boolean("return_token_ids").value_or(false);
   request.return_tokens_as_token_ids = fields.boolean("return_tokens_as_token_ids").value_or(false);
   request.options.priority = static_cast<int>(

@@ -23,6 +23,7 @@ struct ApiRequest {
   SamplingParams params;
   RequestOptions options;
   bool stream = false, include_usage = false;
+  bool continuous_usage = false;  // vLLM's: usage so far in each chunk
   bool return_token_ids = false;  // vLLM's: token_ids and prompt_token_ids in the response
   bool return_tokens_as_token_ids = false;  // vLLM's: token strings read "token_id:N"
   bool return_prompt_logprobs = false;      // asked for by name, not only through echo

@@ -7,29 +7,6 @@
 namespace nanovllm::openai {
 namespace {
 
-// A request whose prompts are being answered. Shared by the callbacks of its prompts.
-struct Pending {
-  ApiRequest request;
-  ResponseContext context;
-  std::function<void(const Json&)> done;
-  std::vector<RequestOutput> outputs;
-  size_t left = 0;
-  bool dropped = false;  // refused or cancelled: no response
-
-  void on_event(size_t prompt, const StreamEvent& event) {
-    if (!event.request_finished || dropped) return;
-    if (event.finish_reason == FinishReason::kAbort) {
-      dropped = true;
-      return;
-    }
-    outputs[prompt] = *event.output;
-    if (--left > 0) return;
-    done(request.endpoint == Endpoint::kChatCompletions
-             ? chat_body(request, context, outputs[0])
-             : completion_body(request, context, outputs));
-  }
-};
-
 std::string trim(const std::string& text) {
   const size_t begin = text.find_first_not_of(" \t\r\n");
   if (begin == std::string::npos) return "";
@@ -51,19 +28,7 @@ std::string cut_after_final_message(std::string rendered, const Json& messages) 
   return rendered;
 }
 
-}  // namespace
-
-std::string random_id(const std::string& prefix) {
-  static thread_local std::mt19937_64 random{std::random_device{}()};
-  std::string id = prefix + "-";
-  for (int i = 0; i < 2; ++i)
-    for (uint64_t bits = random(), digit = 0; digit < 16; ++digit, bits >>= 4)
-      id += "0123456789abcdef"[bits & 15];
-  return id;
-}
-
-std::vector<Prompt> request_prompts(const LLM& llm, const ApiRequest& request) {
-  if (request.endpoint == Endpoint::kCompletions) return request.prompts;
+std::string render_chat(const LLM& llm, const ApiRequest& request) {
   std::string text;
   try {
     text = llm.apply_chat_template(dump(request.messages), request.add_generation_prompt,
@@ -74,44 +39,97 @@ std::vector<Prompt> request_prompts(const LLM& llm, const ApiRequest& request) {
   }
   if (request.continue_final_message)
     text = cut_after_final_message(std::move(text), request.messages);
-  return {Prompt{std::move(text), {}, request.add_special_tokens}};
+  return text;
 }
 
-Submitted submit(LLM& llm, ApiRequest request, const std::string& served_model,
-                 std::function<void(const Json&)> done) {
-  const std::vector<Prompt> prompts = request_prompts(llm, request);
-  auto pending = std::make_shared<Pending>();
+}  // namespace
+
+std::string random_digits() {
+  static thread_local std::mt19937_64 random{std::random_device{}()};
+  std::string digits;
+  for (int i = 0; i < 2; ++i)
+    for (uint64_t bits = random(), digit = 0; digit < 16; ++digit, bits >>= 4)
+      digits += "0123456789abcdef"[bits & 15];
+  return digits;
+}
+
+ResponseContext make_context(const LLM& llm, const ApiRequest& request, const std::string& model,
+                             const std::string& digits) {
   const bool chat = request.endpoint == Endpoint::kChatCompletions,
              skip_special = request.params.skip_special_tokens;
-  pending->context = {.id = random_id(chat ? "chatcmpl" : "cmpl"),
-                      .created = std::chrono::duration_cast<std::chrono::seconds>(
-                                     std::chrono::system_clock::now().time_since_epoch())
-                                     .count(),
-                      .model = served_model,
-                      .token_text = [&llm](int32_t id) { return llm.token_text(id); },
-                      .decode =
-                          [&llm, skip_special](const std::vector<int32_t>& ids) {
-                            return llm.info().has_tokenizer ? llm.decode(ids, skip_special)
-                                                            : std::string();
-                          }};
-  pending->request = std::move(request);
-  pending->done = std::move(done);
-  pending->outputs.resize(prompts.size());
-  pending->left = prompts.size();
+  return {.id = (chat ? "chatcmpl-" : "cmpl-") + digits,
+          .created = std::chrono::duration_cast<std::chrono::seconds>(
+                         std::chrono::system_clock::now().time_since_epoch())
+                         .count(),
+          .model = model,
+          .token_text = [&llm](int32_t id) { return llm.token_text(id); },
+          .decode =
+              [&llm, skip_special](const std::vector<int32_t>& ids) {
+                return llm.info().has_tokenizer ? llm.decode(ids, skip_special) : std::string();
+              }};
+}
 
-  Submitted submitted;
+std::vector<Prompt> request_prompts(const LLM& llm, const ApiRequest& request) {
+  std::vector<Prompt> prompts = request.prompts;
+  if (request.endpoint == Endpoint::kChatCompletions)
+    prompts = {Prompt{render_chat(llm, request), {}, request.add_special_tokens}};
+  for (Prompt& prompt : prompts) {
+    if (!prompt.token_ids.empty() || prompt.text.empty()) continue;
+    prompt.token_ids = llm.encode(prompt.text, prompt.add_special_tokens);
+    prompt.text.clear();
+  }
+  return prompts;
+}
+
+std::vector<uint64_t> submit(LLM& llm, const std::vector<Prompt>& prompts,
+                             const ApiRequest& request, EventCallback on_event) {
+  const auto shared = std::make_shared<EventCallback>(std::move(on_event));
+  std::vector<uint64_t> ids;
   try {
     for (size_t i = 0; i < prompts.size(); ++i)
-      submitted.request_ids.push_back(llm.add_request(
-          prompts[i], pending->request.params,
-          [pending, i](const StreamEvent& event) { pending->on_event(i, event); },
-          pending->request.options));
+      ids.push_back(llm.add_request(
+          prompts[i], request.params,
+          [shared, i](const StreamEvent& event) {
+            if (*shared) (*shared)(i, event);
+          },
+          request.options));
   } catch (...) {
-    pending->dropped = true;
-    for (const uint64_t id : submitted.request_ids) llm.cancel(id);
+    *shared = nullptr;  // nobody hears of those that are taken back
+    for (const uint64_t id : ids) llm.cancel(id);
     throw;
   }
-  return submitted;
+  return ids;
+}
+
+bool Collector::on_event(size_t prompt, const StreamEvent& event) {
+  if (!event.request_finished) return false;
+  outputs_[prompt] = *event.output;
+  return --left_ == 0;
+}
+
+Json Collector::body(const ApiRequest& request, const ResponseContext& context) const {
+  return request.endpoint == Endpoint::kChatCompletions
+             ? chat_body(request, context, outputs_[0])
+             : completion_body(request, context, outputs_);
+}
+
+std::vector<uint64_t> submit(LLM& llm, ApiRequest request, const std::string& model,
+                             std::function<void(const Json&)> done) {
+  struct Pending {
+    ApiRequest request;
+    ResponseContext context;
+    std::function<void(const Json&)> done;
+    Collector collector;
+  };
+  const std::vector<Prompt> prompts = request_prompts(llm, request);
+  ResponseContext context = make_context(llm, request, model, random_digits());
+  auto pending = std::make_shared<Pending>(
+      Pending{std::move(request), std::move(context), std::move(done), Collector(prompts.size())});
+  return submit(llm, prompts, pending->request, [pending](size_t prompt, const StreamEvent& event) {
+    if (event.finish_reason == FinishReason::kAbort) return;
+    if (pending->collector.on_event(prompt, event))
+      pending->done(pending->collector.body(pending->request, pending->context));
+  });
 }
 
 }  // namespace nanovllm::openai

@@ -1,9 +1,9 @@
-// Runs an ApiRequest on an LLM: renders the chat template, queues the prompts, and hands over one
-// response body when the last of them is finished. Used by run-batch and by the HTTP server's
-// requests that do not stream.
+// Runs an ApiRequest on an LLM: renders the chat template, tokenizes, queues the prompts, and puts
+// together one response body when the last of them is finished.
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,20 +13,38 @@
 
 namespace nanovllm::openai {
 
-// A fresh "<prefix>-<32 hex digits>".
-std::string random_id(const std::string& prefix);
+// 32 random hex digits.
+std::string random_digits();
 
-// The prompts of a request; a chat's is rendered with the model's template. Throws InvalidArgument.
+// A response's context; `id` is "cmpl-" or "chatcmpl-" and `digits`. llm outlives it.
+ResponseContext make_context(const LLM& llm, const ApiRequest& request, const std::string& model,
+                             const std::string& digits);
+
+// The prompts of a request as token ids (as text, where there is no tokenizer to refuse it); a
+// chat's is rendered with the model's template. Any thread. Throws InvalidArgument.
 std::vector<Prompt> request_prompts(const LLM& llm, const ApiRequest& request);
 
-struct Submitted {
-  std::vector<uint64_t> request_ids;  // for LLM::cancel
+// Engine thread. Queues the prompts, all or (InvalidArgument) none, and gives their ids for
+// LLM::cancel. on_event is told of each prompt's events; what it throws ends that prompt's request.
+using EventCallback = std::function<void(size_t prompt, const StreamEvent&)>;
+std::vector<uint64_t> submit(LLM& llm, const std::vector<Prompt>& prompts,
+                             const ApiRequest& request, EventCallback on_event);
+
+// Waits for all prompts of a request.
+class Collector {
+ public:
+  explicit Collector(size_t num_prompts) : outputs_(num_prompts), left_(num_prompts) {}
+  bool on_event(size_t prompt, const StreamEvent& event);  // true: that was the last
+  Json body(const ApiRequest& request, const ResponseContext& context) const;
+
+ private:
+  std::vector<RequestOutput> outputs_;
+  size_t left_;
 };
 
-// Throws InvalidArgument, with nothing left in the queue, if a prompt is refused. Otherwise done is
-// called once, from inside a later LLM::step(), unless the request is cancelled. served_model is
-// the "model" of the response.
-Submitted submit(LLM& llm, ApiRequest request, const std::string& served_model,
-                 std::function<void(const Json&)> done);
+// All of the above, for who wants the body only. done is called once, from inside a later
+// LLM::step(), unless the request is cancelled. model is the "model" of the response.
+std::vector<uint64_t> submit(LLM& llm, ApiRequest request, const std::string& model,
+                             std::function<void(const Json&)> done);
 
 }  // namespace nanovllm::openai

@@ -1,0 +1,209 @@
+#include "server/api_server.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "server/api_reply.h"
+
+namespace nanovllm {
+namespace {
+
+using openai::Json;
+
+bool contains(const std::vector<std::string>& list, const std::string& item) {
+  return std::ranges::find(list, item) != list.end();
+}
+
+// A browser sends other types of body to any server without asking, so only this one is taken.
+bool is_json(const http::Request& request) {
+  const std::string* type = request.header("Content-Type");
+  if (!type) return false;
+  std::string media = type->substr(0, type->find(';'));
+  while (!media.empty() && media.back() == ' ') media.pop_back();
+  return http::equal_ignoring_case(media, "application/json");
+}
+
+}  // namespace
+
+ApiServer::ApiServer(const LLM& llm, EngineThread& engine, ApiOptions options)
+    : llm_(llm),
+      engine_(engine),
+      options_(std::move(options)),
+      started_(std::chrono::duration_cast<std::chrono::seconds>(
+                   std::chrono::system_clock::now().time_since_epoch())
+                   .count()) {
+  const auto completions = [this](openai::Endpoint endpoint) {
+    return [this, endpoint](const RequestPtr& request, const Json& body,
+                            const http::ResponderPtr& responder) {
+      complete(endpoint, *request, body, responder);
+    };
+  };
+  json_route("/v1/completions", completions(openai::Endpoint::kCompletions));
+  json_route("/v1/chat/completions", completions(openai::Endpoint::kChatCompletions));
+  json_route("/tokenize", [this](const RequestPtr&, const Json& body, const auto& responder) {
+    send_json(*responder, 200, tokenize(body));
+  });
+  json_route("/detokenize", [this](const RequestPtr&, const Json& body, const auto& responder) {
+    send_json(*responder, 200, detokenize(body));
+  });
+  route("GET", "/v1/models", [this](const RequestPtr&, const auto& responder) {
+    Json data = Json::array();
+    for (const std::string& name : options_.model_names) data.push_back(model_card(name));
+    send_json(*responder, 200, {{"object", "list"}, {"data", std::move(data)}});
+  });
+  route("GET", "/v1/models/*", [this](const RequestPtr& request, const auto& responder) {
+    const std::string name = request->path.substr(sizeof("/v1/models/") - 1);
+    check_model(name);
+    send_json(*responder, 200, model_card(name));
+  });
+  route("GET", "/health", [this](const RequestPtr&, const auto& responder) {
+    if (engine_.failed()) return send_error(*responder, 503, "the engine has failed");
+    responder->send(200, {}, "");
+  });
+  route("GET", "/version", [this](const RequestPtr&, const auto& responder) {
+    send_json(*responder, 200, {{"version", options_.version}});
+  });
+}
+
+bool ApiServer::Route::matches(const std::string& wanted) const {
+  if (path.back() != '*') return wanted == path;
+  return wanted.size() >= path.size() &&
+         wanted.compare(0, path.size() - 1, path, 0, path.size() - 1) == 0;
+}
+
+void ApiServer::route(std::string method, std::string path, Handler handler) {
+  routes_.push_back({std::move(method), std::move(path), std::move(handler)});
+}
+
+void ApiServer::json_route(std::string path, JsonHandler handler) {
+  route("POST", std::move(path),
+        [this, handler = std::move(handler)](const RequestPtr& request,
+                                             const http::ResponderPtr& responder) {
+          if (!is_json(*request))
+            return send_error(*responder, 415, "the Content-Type must be application/json");
+          workers_.post([handler, request, responder] {
+            try {
+              if (responder->gone()) return;
+              handler(request, openai::parse_body(request->body), responder);
+            } catch (const std::exception& e) {
+              send_error(*responder, e);
+            }
+          });
+        });
+}
+
+void ApiServer::handle(http::Request request, http::ResponderPtr responder) {
+  try {
+    dispatch(std::make_shared<http::Request>(std::move(request)), responder);
+  } catch (const std::exception& e) {
+    send_error(*responder, e);
+  }
+}
+
+void ApiServer::dispatch(const RequestPtr& request, const http::ResponderPtr& responder) {
+  if (refuse_host(*request, *responder)) return;
+  add_cors(*request, *responder);
+  if (request->method == "OPTIONS") return preflight(*request, *responder);
+  const std::string& method = request->method == "HEAD" ? "GET" : request->method;
+  for (const Route& route : routes_)
+    if (route.method == method && route.matches(request->path))
+      return route.handler(request, responder);
+  const std::vector<const char*> methods = methods_of(request->path);
+  if (methods.empty()) return send_error(*responder, 404, "there is no " + request->path);
+  std::string allow;
+  for (const char* name : methods) allow += std::string(allow.empty() ? "" : ", ") + name;
+  responder->add_header("Allow", allow);
+  send_error(*responder, 405, request->path + " takes " + allow);
+}
+
+bool ApiServer::refuse_host(const http::Request& request, http::Responder& responder) const {
+  if (options_.allowed_hosts.empty()) return false;
+  const std::string* host = request.header("Host");
+  if (!host) return false;  // HTTP/1.0, which no browser speaks
+  const auto name = http::host_name(*host);
+  if (name && contains(options_.allowed_hosts, *name)) return false;
+  send_error(responder, 403,
+             "this server is not called " + *host + "; --allowed-hosts lists its names");
+  return true;
+}
+
+void ApiServer::add_cors(const http::Request& request, http::Responder& responder) const {
+  const std::string* origin = request.header("Origin");
+  if (!origin || options_.allowed_origins.empty()) return;
+  responder.add_header("Vary", "Origin");
+  if (!contains(options_.allowed_origins, *origin) && !contains(options_.allowed_origins, "*"))
+    return;
+  responder.add_header("Access-Control-Allow-Origin", *origin);
+}
+
+void ApiServer::preflight(const http::Request& request, http::Responder& responder) const {
+  std::string allow = "OPTIONS";
+  for (const char* name : methods_of(request.path)) allow += std::string(", ") + name;
+  responder.add_header("Allow", allow);
+  if (request.header("Access-Control-Request-Method")) {
+    responder.add_header("Access-Control-Allow-Methods", allow);
+    if (const std::string* headers = request.header("Access-Control-Request-Headers"))
+      responder.add_header("Access-Control-Allow-Headers", *headers);
+    responder.add_header("Access-Control-Max-Age", "600");
+  }
+  responder.send(204, {}, "");
+}
+
+std::vector<const char*> ApiServer::methods_of(const std::string& path) const {
+  std::vector<const char*> methods;
+  for (const Route& route : routes_) {
+    if (!route.matches(path)) continue;
+    methods.push_back(route.method.c_str());
+    if (route.method == "GET") methods.push_back("HEAD");
+  }
+  return methods;
+}
+
+void ApiServer::check_model(const std::string& name) const {
+  if (!contains(options_.model_names, name))
+    throw NotFound("model", "the model `" + name + "` does not exist");
+}
+
+void ApiServer::complete(openai::Endpoint endpoint, const http::Request& http_request,
+                         const Json& body, const http::ResponderPtr& responder) {
+  openai::ApiRequest request =
+      openai::parse_request(endpoint, body, llm_.generation_defaults(), llm_.info().vocab_size);
+  if (!request.model.empty()) check_model(request.model);
+  std::vector<Prompt> prompts = openai::request_prompts(llm_, request);
+  const std::string* id = http_request.header("X-Request-Id");
+  openai::ResponseContext context =
+      openai::make_context(llm_, request, options_.model_names[0],
+                           id && id->size() <= 128 ? *id : openai::random_digits());
+  submit(std::make_shared<ApiCall>(std::move(request), std::move(prompts), std::move(context),
+                                   responder));
+}
+
+void ApiServer::submit(std::shared_ptr<ApiCall> call) {
+  // If the engine has failed the call is dropped, and answered by its responder.
+  engine_.post([this, call = std::move(call)](LLM& llm) {
+    if (aborting_) return send_error(*call->responder, 503, "the server is shutting down");
+    call->start(llm, engine_);
+    std::erase_if(calls_, [](const auto& other) { return other.expired(); });
+    calls_.push_back(call);
+  });
+}
+
+void ApiServer::abort_all() {
+  engine_.post([this](LLM& llm) {
+    aborting_ = true;
+    for (const auto& weak : calls_)
+      if (const auto call = weak.lock()) call->abort(llm);
+  });
+}
+
+Json ApiServer::model_card(const std::string& name) const {
+  return {{"id", name},
+          {"object", "model"},
+          {"created", started_},
+          {"owned_by", "nano-vllm"},
+          {"root", options_.model_root},
+          {"parent", nullptr},
+          {"max_model_len", llm_.memory_plan().max_model_len}};
+}
+
+}  // namespace nanovllm
