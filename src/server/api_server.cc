@@ -63,6 +63,10 @@ ApiServer::ApiServer(const LLM& llm, EngineThread& engine, ApiOptions options)
   route("GET", "/version", [this](const RequestPtr&, const auto& responder) {
     send_json(*responder, 200, {{"version", options_.version}});
   });
+  route("GET", "/openapi.json", [this](const RequestPtr&, const auto& responder) {
+    responder->send(200, {{"Content-Type", "application/json"}},
+                    std::string(description_.text()));
+  });
 }
 
 bool ApiServer::Route::matches(const std::string& wanted) const {
@@ -166,6 +170,10 @@ void ApiServer::check_model(const std::string& name) const {
 
 void ApiServer::complete(openai::Endpoint endpoint, const http::Request& http_request,
                          const Json& body, const http::ResponderPtr& responder) {
+  description_.check_members(endpoint == openai::Endpoint::kChatCompletions
+                                 ? "ChatCompletionRequest"
+                                 : "CompletionRequest",
+                             body);
   openai::ApiRequest request =
       openai::parse_request(endpoint, body, llm_.generation_defaults(), llm_.info().vocab_size);
   if (!request.model.empty()) check_model(request.model);

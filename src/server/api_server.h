@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "server/api_call.h"
+#include "server/api_description.h"
 #include "server/engine_thread.h"
 #include "server/http_server.h"
 #include "server/worker_pool.h"
@@ -77,6 +78,7 @@ class ApiServer {
   const LLM& llm_;
   EngineThread& engine_;
   const ApiOptions options_;
+  const ApiDescription description_;
   const int64_t started_;  // Unix seconds
   std::vector<Route> routes_;
   std::vector<std::weak_ptr<ApiCall>> calls_;  // engine thread: what may still run

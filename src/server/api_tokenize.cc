@@ -10,11 +10,14 @@ using openai::Json;
 
 Json ApiServer::tokenize(const Json& body) const {
   const openai::Fields fields(body, "body");
+  if (fields.get("messages") && fields.get("prompt"))
+    throw InvalidArgument("prompt", "cannot go with messages");
+  description_.check_members(
+      fields.get("messages") ? "TokenizeChatRequest" : "TokenizeTextRequest", body);
   if (const auto model = fields.string("model")) check_model(*model);
   if (!llm_.info().has_tokenizer) throw InvalidArgument("model", "has no tokenizer");
   std::vector<int32_t> ids;
   if (fields.get("messages")) {
-    if (fields.get("prompt")) throw InvalidArgument("prompt", "cannot go with messages");
     // As a chat request would, so that the count is what that would be billed.
     Json chat = body;
     chat.erase("return_token_strs");
@@ -39,6 +42,7 @@ Json ApiServer::tokenize(const Json& body) const {
 
 Json ApiServer::detokenize(const Json& body) const {
   const openai::Fields fields(body, "body");
+  description_.check_members("DetokenizeRequest", body);
   if (const auto model = fields.string("model")) check_model(*model);
   if (!llm_.info().has_tokenizer) throw InvalidArgument("model", "has no tokenizer");
   const Json* tokens = fields.array("tokens");
