@@ -67,6 +67,23 @@ void raise_file_limit(size_t connections) {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// When nobody is left nothing may be held: what is wrong, or "".
+std::string left_behind(EngineThread& engine) {
+  std::string wrong;
+  engine.run([&](LLM& llm) {
+    try {
+      llm.check_integrity();
+    } catch (const std::exception& e) {
+      wrong = e.what();
+    }
+    const EngineStats s = llm.stats();
+    if (wrong.empty() && s.running + s.waiting + s.kv_blocks_used > 0)
+      wrong = fmt::format("{} sequences running, {} waiting and {} KV blocks in use", s.running,
+                          s.waiting, s.kv_blocks_used);
+  });
+  return wrong;
+}
+
 // The exit code. Returns when a signal has come and what ran is finished, or the engine has failed.
 int run_serve(ServeOptions options) {
   if (!is_loopback(options.http.host))
@@ -126,6 +143,10 @@ int run_serve(ServeOptions options) {
   }
   // No more requests, then no more steps; the workers find both gone.
   server.stop();
+  if (const std::string wrong = drained && !failed ? left_behind(engine) : ""; !wrong.empty()) {
+    fmt::print(stderr, "nano-vllm: error: left behind: {}\n", wrong);
+    failed = true;
+  }
   engine.stop();
   api.reset();
   return failed ? kExitError : kExitOk;
