@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <memory>
 
 #include "cli/cli.h"
@@ -20,6 +21,10 @@ struct ServeOptions {
   EngineConfig config;
   http::ServerOptions http;
   ApiOptions api;
+  AdmissionOptions admission;
+  std::vector<std::string> plain_keys;
+  std::string key_file, access_log;
+  bool allow_unauthenticated = false;
   double shutdown_timeout = 30;
   bool quiet = false;
 };
@@ -84,12 +89,28 @@ std::string left_behind(EngineThread& engine) {
   return wrong;
 }
 
+// Are there any?
+bool load_keys(ServeOptions& options) {
+  ApiKeys& keys = options.admission.keys;
+  if (!options.key_file.empty()) keys = ApiKeys::from_file(options.key_file);
+  const char* variable = std::getenv("NANO_VLLM_API_KEY");
+  if (options.plain_keys.empty() && variable && *variable) options.plain_keys.push_back(variable);
+  for (size_t i = 0; i < options.plain_keys.size(); ++i)
+    keys.add(i == 0 ? "api-key" : "api-key-" + std::to_string(i + 1), options.plain_keys[i]);
+  return keys.required();
+}
+
 // The exit code. Returns when a signal has come and what ran is finished, or the engine has failed.
 int run_serve(ServeOptions options) {
-  if (!is_loopback(options.http.host))
-    throw InvalidArgument("--host", "'" + options.http.host +
-                                        "' is not allowed without API keys; give 127.0.0.1, ::1 or "
-                                        "localhost");
+  AdmissionOptions& admission_options = options.admission;
+  const bool keys = load_keys(options);
+  if (!options.access_log.empty())
+    admission_options.access_log = std::make_shared<AccessLog>(options.access_log);
+  if (!keys && !is_loopback(options.http.host) && !options.allow_unauthenticated)
+    throw InvalidArgument(
+        "--host", "'" + options.http.host +
+                      "' lets others in: give --api-key-file or --api-key (or, where something "
+                      "else keeps strangers out, --allow-unauthenticated)");
   if (options.http.ssl_certfile.empty() && !options.http.ssl_keyfile.empty())
     throw InvalidArgument("--ssl-keyfile", "needs --ssl-certfile");
   options.config.validate();
@@ -99,13 +120,14 @@ int run_serve(ServeOptions options) {
   if (api_options.model_names.empty()) api_options.model_names = {options.config.model};
   api_options.model_root = options.config.model;
   api_options.version = NANO_VLLM_VERSION;
-  if (api_options.allowed_hosts.empty())
+  if (api_options.allowed_hosts.empty() && !keys && !options.allow_unauthenticated)
     api_options.allowed_hosts = {"localhost", "127.0.0.1", "::1", options.http.host};
   options.http.error_content_type = "application/json";
   options.http.error_body = [](int status, const std::string& reason) {
     return openai::dump(openai::error_body(reason, "", status));
   };
 
+  std::unique_ptr<Admission> admission;  // outlives the requests in the LLM
   std::unique_ptr<ApiServer> api;
   // Before the model, for an address in use should not cost a minute.
   http::Server server(options.http, [&](http::Request request, http::ResponderPtr responder) {
@@ -119,7 +141,12 @@ int run_serve(ServeOptions options) {
     failed = true;
     Interrupt::wake();
   });
-  api = std::make_unique<ApiServer>(llm, engine, api_options);
+  admission_options.model_name = api_options.model_names[0];
+  admission_options.version = NANO_VLLM_VERSION;
+  admission_options.slots = options.config.max_num_seqs;
+  admission_options.max_model_len = llm.memory_plan().max_model_len;
+  admission = std::make_unique<Admission>(admission_options, engine);
+  api = std::make_unique<ApiServer>(llm, engine, *admission, api_options);
   server.start();
   fmt::print(stderr, "listening on {}\n", server.url());
 
@@ -138,7 +165,7 @@ int run_serve(ServeOptions options) {
   wait_until_drained(options.shutdown_timeout);
   if (!drained && !failed) {
     if (!options.quiet) fmt::print(stderr, "aborting what still runs\n");
-    api->abort_all();
+    admission->abort_all();
     wait_until_drained(2);
   }
   // No more requests, then no more steps; the workers find both gone.
@@ -148,6 +175,7 @@ int run_serve(ServeOptions options) {
     failed = true;
   }
   engine.stop();
+  admission->close();
   api.reset();
   return failed ? kExitError : kExitOk;
 }
@@ -186,6 +214,24 @@ Action define_serve(Flags& flags) {
                "seconds that running requests have left after the first signal (default: 30)",
                &o->shutdown_timeout);
   flags.toggle("-q,--quiet", "no figures on stderr", &o->quiet);
+  flags.heading("API keys, fair share, records");
+  flags.text("--api-key-file", "FILE",
+             "JSON with names, SHA-256 digests, weights and limits of keys; see docs/serving.md",
+             &o->key_file);
+  flags.values(
+      "--api-key", "KEY",
+      "a key without limits, also from NANO_VLLM_API_KEY (others can see it in the list "
+      "of processes; a key file is better)",
+      [o](const std::string&, const std::string& value) { o->plain_keys.push_back(value); });
+  flags.toggle("--allow-unauthenticated", "listen beyond the loopback without keys",
+               &o->allow_unauthenticated);
+  flags.value("--max-queued-requests", "N",
+              "waiting for the engine; more are answered with 429 (default: 10000)",
+              [o](const std::string& flag, const std::string& value) {
+                o->admission.max_queued_requests = parse_integer(flag, value, 1, 10'000'000);
+              });
+  flags.text("--access-log", "FILE",
+             "a line of JSON for each response; - is stderr (default: none)", &o->access_log);
   flags.heading("Limits on clients");
   flags.value("--max-body-size", "SIZE", "of a request, as 32MiB (default: 32MiB)",
               [&limits, o](const std::string& flag, const std::string& value) {

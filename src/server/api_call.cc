@@ -43,6 +43,7 @@ void ApiCall::start(LLM& llm, EngineThread& engine) {
 }
 
 void ApiCall::on_event(LLM& llm, size_t prompt, const StreamEvent& event) {
+  ticket->on_event(prompt, event);
   if (ended_) return;
   if (event.finish_reason == FinishReason::kAbort) return abort(llm);
   if (stream_) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "server/admission.h"
 #include "server/engine_thread.h"
 #include "server/http_server.h"
 #include "server/openai_service.h"
@@ -34,6 +35,7 @@ class ApiCall : public std::enable_shared_from_this<ApiCall> {
   std::vector<Prompt> prompts;
   const openai::ResponseContext context;
   const http::ResponderPtr responder;
+  std::unique_ptr<Ticket> ticket;  // its place in the queue and in the engine
 
  private:
   void on_event(LLM& llm, size_t prompt, const StreamEvent& event);

@@ -25,9 +25,10 @@ bool is_json(const http::Request& request) {
 
 }  // namespace
 
-ApiServer::ApiServer(const LLM& llm, EngineThread& engine, ApiOptions options)
+ApiServer::ApiServer(const LLM& llm, EngineThread& engine, Admission& admission, ApiOptions options)
     : llm_(llm),
       engine_(engine),
+      admission_(admission),
       options_(std::move(options)),
       started_(std::chrono::duration_cast<std::chrono::seconds>(
                    std::chrono::system_clock::now().time_since_epoch())
@@ -38,8 +39,9 @@ ApiServer::ApiServer(const LLM& llm, EngineThread& engine, ApiOptions options)
       complete(endpoint, *request, body, responder);
     };
   };
-  json_route("/v1/completions", completions(openai::Endpoint::kCompletions));
-  json_route("/v1/chat/completions", completions(openai::Endpoint::kChatCompletions));
+  json_route("/v1/completions", completions(openai::Endpoint::kCompletions), Access::kCompute);
+  json_route("/v1/chat/completions", completions(openai::Endpoint::kChatCompletions),
+             Access::kCompute);
   json_route("/tokenize", [this](const RequestPtr&, const Json& body, const auto& responder) {
     send_json(*responder, 200, tokenize(body));
   });
@@ -56,17 +58,22 @@ ApiServer::ApiServer(const LLM& llm, EngineThread& engine, ApiOptions options)
     check_model(name);
     send_json(*responder, 200, model_card(name));
   });
-  route("GET", "/health", [this](const RequestPtr&, const auto& responder) {
+  const auto health = [this](const RequestPtr&, const auto& responder) {
     if (engine_.failed()) return send_error(*responder, 503, "the engine has failed");
     responder->send(200, {}, "");
-  });
+  };
+  route("GET", "/health", health, Access::kAnybody);
+  const auto metrics = [this](const RequestPtr&, const auto& responder) {
+    admission_.send_metrics(responder);
+  };
+  route("GET", "/metrics", metrics, Access::kAdmin);
   route("GET", "/version", [this](const RequestPtr&, const auto& responder) {
     send_json(*responder, 200, {{"version", options_.version}});
   });
-  route("GET", "/openapi.json", [this](const RequestPtr&, const auto& responder) {
-    responder->send(200, {{"Content-Type", "application/json"}},
-                    std::string(description_.text()));
-  });
+  const auto description = [this](const RequestPtr&, const auto& responder) {
+    responder->send(200, {{"Content-Type", "application/json"}}, std::string(description_.text()));
+  };
+  route("GET", "/openapi.json", description, Access::kAnybody);
 }
 
 bool ApiServer::Route::matches(const std::string& wanted) const {
@@ -75,30 +82,34 @@ bool ApiServer::Route::matches(const std::string& wanted) const {
          wanted.compare(0, path.size() - 1, path, 0, path.size() - 1) == 0;
 }
 
-void ApiServer::route(std::string method, std::string path, Handler handler) {
-  routes_.push_back({std::move(method), std::move(path), std::move(handler)});
+void ApiServer::route(std::string method, std::string path, Handler handler, Access access) {
+  routes_.push_back({std::move(method), std::move(path), std::move(handler), access});
 }
 
-void ApiServer::json_route(std::string path, JsonHandler handler) {
-  route("POST", std::move(path),
-        [this, handler = std::move(handler)](const RequestPtr& request,
-                                             const http::ResponderPtr& responder) {
-          if (!is_json(*request))
-            return send_error(*responder, 415, "the Content-Type must be application/json");
-          workers_.post([handler, request, responder] {
-            try {
-              if (responder->gone()) return;
-              handler(request, openai::parse_body(request->body), responder);
-            } catch (const std::exception& e) {
-              send_error(*responder, e);
-            }
-          });
+void ApiServer::json_route(std::string path, JsonHandler handler, Access access) {
+  route(
+      "POST", std::move(path),
+      [this, handler = std::move(handler)](const RequestPtr& request,
+                                           const http::ResponderPtr& responder) {
+        if (!is_json(*request))
+          return send_error(*responder, 415, "the Content-Type must be application/json");
+        workers_.post([handler, request, responder] {
+          try {
+            if (responder->gone()) return;
+            handler(request, openai::parse_body(request->body), responder);
+          } catch (const std::exception& e) {
+            send_error(*responder, e);
+          }
         });
+      },
+      access);
 }
 
 void ApiServer::handle(http::Request request, http::ResponderPtr responder) {
   try {
-    dispatch(std::make_shared<http::Request>(std::move(request)), responder);
+    const Visitor visitor = admission_.identify(request, responder);
+    dispatch(std::make_shared<ApiHttpRequest>(ApiHttpRequest{std::move(request), visitor}),
+             responder);
   } catch (const std::exception& e) {
     send_error(*responder, e);
   }
@@ -110,8 +121,11 @@ void ApiServer::dispatch(const RequestPtr& request, const http::ResponderPtr& re
   if (request->method == "OPTIONS") return preflight(*request, *responder);
   const std::string& method = request->method == "HEAD" ? "GET" : request->method;
   for (const Route& route : routes_)
-    if (route.method == method && route.matches(request->path))
-      return route.handler(request, responder);
+    if (route.method == method && route.matches(request->path)) {
+      if (admission_.admits(request->visitor, route.access, *responder))
+        route.handler(request, responder);
+      return;
+    }
   const std::vector<const char*> methods = methods_of(request->path);
   if (methods.empty()) return send_error(*responder, 404, "there is no " + request->path);
   std::string allow;
@@ -168,7 +182,7 @@ void ApiServer::check_model(const std::string& name) const {
     throw NotFound("model", "the model `" + name + "` does not exist");
 }
 
-void ApiServer::complete(openai::Endpoint endpoint, const http::Request& http_request,
+void ApiServer::complete(openai::Endpoint endpoint, const ApiHttpRequest& http_request,
                          const Json& body, const http::ResponderPtr& responder) {
   description_.check_members(endpoint == openai::Endpoint::kChatCompletions
                                  ? "ChatCompletionRequest"
@@ -182,26 +196,9 @@ void ApiServer::complete(openai::Endpoint endpoint, const http::Request& http_re
   openai::ResponseContext context =
       openai::make_context(llm_, request, options_.model_names[0],
                            id && id->size() <= 128 ? *id : openai::random_digits());
-  submit(std::make_shared<ApiCall>(std::move(request), std::move(prompts), std::move(context),
-                                   responder));
-}
-
-void ApiServer::submit(std::shared_ptr<ApiCall> call) {
-  // If the engine has failed the call is dropped, and answered by its responder.
-  engine_.post([this, call = std::move(call)](LLM& llm) {
-    if (aborting_) return send_error(*call->responder, 503, "the server is shutting down");
-    call->start(llm, engine_);
-    std::erase_if(calls_, [](const auto& other) { return other.expired(); });
-    calls_.push_back(call);
-  });
-}
-
-void ApiServer::abort_all() {
-  engine_.post([this](LLM& llm) {
-    aborting_ = true;
-    for (const auto& weak : calls_)
-      if (const auto call = weak.lock()) call->abort(llm);
-  });
+  admission_.submit(std::make_shared<ApiCall>(std::move(request), std::move(prompts),
+                                              std::move(context), responder),
+                    http_request.visitor);
 }
 
 Json ApiServer::model_card(const std::string& name) const {

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "server/admission.h"
 #include "server/api_call.h"
 #include "server/api_description.h"
 #include "server/engine_thread.h"
@@ -30,7 +31,10 @@ struct ApiOptions {
   std::vector<std::string> allowed_hosts;
 };
 
-using RequestPtr = std::shared_ptr<http::Request>;
+struct ApiHttpRequest : http::Request {
+  Visitor visitor;
+};
+using RequestPtr = std::shared_ptr<ApiHttpRequest>;
 
 class ApiServer {
  public:
@@ -38,20 +42,17 @@ class ApiServer {
   using JsonHandler =
       std::function<void(const RequestPtr&, const openai::Json& body, const http::ResponderPtr&)>;
 
-  // engine outlives this; llm is the engine's, used here for what any thread may call.
-  ApiServer(const LLM& llm, EngineThread& engine, ApiOptions options);
+  // engine and admission outlive this; llm is the engine's, used here for what any thread may call.
+  ApiServer(const LLM& llm, EngineThread& engine, Admission& admission, ApiOptions options);
 
   // path: exact, or a beginning if it ends in '*'. The handler runs on the I/O thread and does not
   // block. "GET" serves HEAD too.
-  void route(std::string method, std::string path, Handler handler);
+  void route(std::string method, std::string path, Handler handler, Access access = Access::kKey);
   // POST with a JSON body, which is parsed on a worker, where the handler runs too; what it throws
   // is answered with an error.
-  void json_route(std::string path, JsonHandler handler);
+  void json_route(std::string path, JsonHandler handler, Access access = Access::kKey);
 
   void handle(http::Request request, http::ResponderPtr responder);
-
-  // Any thread: everything that runs or waits is aborted.
-  void abort_all();
 
  private:
   void dispatch(const RequestPtr& request, const http::ResponderPtr& responder);
@@ -61,10 +62,8 @@ class ApiServer {
   std::vector<const char*> methods_of(const std::string& path) const;
 
   void check_model(const std::string& name) const;  // throws NotFound
-  void complete(openai::Endpoint endpoint, const http::Request& request, const openai::Json& body,
+  void complete(openai::Endpoint endpoint, const ApiHttpRequest& request, const openai::Json& body,
                 const http::ResponderPtr& responder);
-  // The one place where a request goes to the engine.
-  void submit(std::shared_ptr<ApiCall> call);
   openai::Json model_card(const std::string& name) const;
   openai::Json tokenize(const openai::Json& body) const;
   openai::Json detokenize(const openai::Json& body) const;
@@ -72,17 +71,17 @@ class ApiServer {
   struct Route {
     std::string method, path;
     Handler handler;
+    Access access;
     bool matches(const std::string& path) const;
   };
 
   const LLM& llm_;
   EngineThread& engine_;
+  Admission& admission_;
   const ApiOptions options_;
   const ApiDescription description_;
   const int64_t started_;  // Unix seconds
   std::vector<Route> routes_;
-  std::vector<std::weak_ptr<ApiCall>> calls_;  // engine thread: what may still run
-  bool aborting_ = false;                      // engine thread
   WorkerPool workers_{2};
 };
 

@@ -1,5 +1,6 @@
 #include "server/engine_thread.h"
 
+#include <algorithm>
 #include <future>
 #include <utility>
 
@@ -25,6 +26,17 @@ bool EngineThread::post(Task task) {
     const std::lock_guard lock(mutex_);
     if (failed_ || stop_) return false;
     tasks_.push_back(std::move(task));
+  }
+  wake_.notify_one();
+  return true;
+}
+
+bool EngineThread::post_urgent(Task task) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (failed_ || stop_) return false;
+    tasks_.push_back(std::move(task));
+    urgent_ = true;
   }
   wake_.notify_one();
   return true;
@@ -81,6 +93,7 @@ bool EngineThread::failed() const {
 void EngineThread::loop() {
   std::vector<Task> tasks;
   Task hook;
+  int steps_to_finish = 0;  // before one may be given up again
   try {
     while (true) {
       bool step = false;
@@ -92,6 +105,7 @@ void EngineThread::loop() {
         wake_.wait(lock, [&] { return stop_ || !tasks_.empty() || may_step(); });
         if (stop_) return;
         tasks.swap(tasks_);
+        urgent_ = false;
         hook = before_step_;
         step = !paused_ || steps_wanted_ > 0;
       }
@@ -100,9 +114,10 @@ void EngineThread::loop() {
       if (!step) continue;
       if (hook) hook(llm_);
       if (!llm_.has_unfinished_requests()) continue;
-      llm_.step();
+      const bool done = llm_.step(steps_to_finish > 0 ? nullptr : &urgent_);
+      steps_to_finish = done ? std::max(0, steps_to_finish - 1) : 2;
       const std::lock_guard lock(mutex_);
-      if (paused_ && steps_wanted_ > 0) --steps_wanted_;
+      if (done && paused_ && steps_wanted_ > 0) --steps_wanted_;
     }
   } catch (const std::exception& e) {
     fail(e.what());

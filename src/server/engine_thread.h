@@ -5,6 +5,7 @@
 // Steps can be paused and taken one at a time, for looking at them; tasks run all the same.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -32,6 +33,9 @@ class EngineThread {
 
   // Any thread. False if the engine was stopped or has failed: the task will not run.
   bool post(Task task);
+  // As post, but the step under way is given up for it, and done again afterwards; unless one of
+  // the last two was given up, so that steps go on whatever is posted.
+  bool post_urgent(Task task);
   // As post, and waits for the task to be done. Not from the engine's own thread.
   bool run(const Task& task);
 
@@ -53,6 +57,7 @@ class EngineThread {
   std::condition_variable wake_;
   std::vector<Task> tasks_;
   Task before_step_;
+  std::atomic<bool> urgent_ = false;
   bool stop_ = false, paused_ = false, failed_ = false;
   int64_t steps_wanted_ = 0;  // while paused
   std::thread thread_;

@@ -1,0 +1,276 @@
+#include "server/admission.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "server/api_call.h"
+#include "server/api_reply.h"
+#include "server/openai_response.h"
+
+namespace nanovllm {
+namespace {
+
+// A guess of how much will be generated, charged in advance; the rest follows as it comes.
+constexpr int64_t kExpectedOutput = 64;
+
+std::vector<ShareLimits> shares_of(const ApiKeys& keys) {
+  if (!keys.required()) return {ShareLimits{}};
+  std::vector<ShareLimits> shares;
+  for (const ApiKey& key : keys.keys())
+    shares.push_back({key.weight, key.max_concurrent_requests, key.max_queued_requests,
+                      key.requests_per_minute, key.tokens_per_minute});
+  return shares;
+}
+
+std::vector<std::string> names_of(const ApiKeys& keys) {
+  if (!keys.required()) return {""};
+  std::vector<std::string> names;
+  for (const ApiKey& key : keys.keys()) names.push_back(key.name);
+  return names;
+}
+
+}  // namespace
+
+Ticket::~Ticket() { admission_.leave(*this); }
+
+void Ticket::on_event(size_t prompt, const StreamEvent& event) {
+  const double now = admission_.now();
+  const std::lock_guard lock(admission_.mutex_);
+  PromptState& state = prompts_[prompt];
+  CallRecord& record = *record_;
+  int64_t computed = 0;
+  if (!state.computed && event.output) {
+    state.computed = true;
+    const int64_t cached = event.output->num_cached_tokens;
+    computed += state.length - cached;
+    record.prompt_tokens += state.length;
+    record.cached_tokens += cached;
+  }
+  if (event.token_id >= 0) {
+    ++computed;
+    ++record.output_tokens;
+    double& last = state.last_token[static_cast<size_t>(event.index)];
+    if (last >= 0) admission_.metrics_.add_token_gap(now - last);
+    last = record.last_token = now;
+    if (record.first_token < 0) record.first_token = now;
+  }
+  const bool completion_over = event.finish_reason != FinishReason::kNone;
+  if (completion_over) record.finish_reasons.push_back(event.finish_reason);
+  admission_.queue_.charge(id_, computed, now);
+  if (event.request_finished) admission_.queue_.free_slots(id_, slots_of_prompt_);
+}
+
+Admission::Admission(AdmissionOptions options, EngineThread& engine)
+    : options_(std::move(options)),
+      metrics_(options_.model_name, options_.version, names_of(options_.keys),
+               options_.max_model_len),
+      engine_(&engine),
+      queue_(shares_of(options_.keys), options_.slots, options_.max_queued_requests) {
+  engine.before_step([this](LLM& llm) {
+    metrics_.add_step(llm.stats());
+    pump(llm);
+  });
+}
+
+double Admission::now() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
+
+Visitor Admission::identify(const http::Request& request, const http::ResponderPtr& responder) {
+  Visitor visitor;
+  visitor.record->arrived = now();
+  std::string name;
+  if (const std::string* header = request.header("Authorization"))
+    if (const auto key = options_.keys.find(*header)) {
+      visitor.key = visitor.record->key = *key;
+      visitor.known = true;
+      name = options_.keys.keys()[*key].name;
+    }
+  responder->on_done([this, name, record = visitor.record, method = request.method,
+                      path = request.path,
+                      remote = request.remote_address](const http::Outcome& outcome) {
+    metrics_.add_response(outcome.status);
+    if (!options_.access_log) return;
+    CallRecord call;
+    {
+      const std::lock_guard lock(mutex_);
+      call = *record;
+    }
+    options_.access_log->write({.key = name,
+                                .remote = remote,
+                                .method = method,
+                                .path = path,
+                                .status = outcome.status,
+                                .bytes = outcome.bytes,
+                                .complete = outcome.complete,
+                                .seconds = now() - call.arrived,
+                                .call = &call});
+  });
+  return visitor;
+}
+
+bool Admission::admits(const Visitor& visitor, Access access, http::Responder& responder) {
+  if (options_.keys.required() && access != Access::kAnybody &&
+      (!visitor.known || (access == Access::kAdmin && !options_.keys.keys()[visitor.key].admin))) {
+    forbid(responder, visitor.known);
+    return false;
+  }
+  if (access != Access::kCompute) return true;
+  std::optional<FairQueue::Refusal> refusal;
+  {
+    const std::lock_guard lock(mutex_);
+    refusal = queue_.check(visitor.key, now());
+  }
+  if (refusal) refuse(responder, visitor.key, *refusal);
+  return !refusal;
+}
+
+void Admission::forbid(http::Responder& responder, bool known) {
+  if (known) return send_error(responder, 403, "this needs an admin's API key");
+  openai::Json body = openai::error_body(
+      "Incorrect or missing API key. Send it as \"Authorization: Bearer KEY\".", "", 401);
+  body["error"]["type"] = "invalid_request_error";
+  body["error"]["code"] = "invalid_api_key";
+  responder.add_header("WWW-Authenticate", "Bearer");
+  send_json(responder, 401, body);
+}
+
+void Admission::refuse(http::Responder& responder, size_t key, const FairQueue::Refusal& refusal) {
+  metrics_.add_refusal(key);
+  openai::Json body = openai::error_body(refusal.message, "", 429);
+  body["error"]["type"] = "rate_limit_error";
+  body["error"]["code"] = refusal.code;
+  responder.add_header("Retry-After", std::to_string(static_cast<int64_t>(std::clamp(
+                                          std::ceil(refusal.retry_after), 1.0, 3600.0))));
+  send_json(responder, 429, body);
+}
+
+void Admission::submit(std::shared_ptr<ApiCall> call, const Visitor& visitor) {
+  auto& request = call->request;
+  request.options.cache_salt = options_.keys.cache_salt(visitor.key, request.options.cache_salt);
+  const auto completions = static_cast<size_t>(request.params.n);
+  std::unique_ptr<Ticket> ticket(new Ticket(*this));
+  ticket->record_ = visitor.record;
+  ticket->slots_of_prompt_ = request.params.n;
+  int64_t tokens = 0;
+  for (const Prompt& prompt : call->prompts) {
+    const auto length = static_cast<int64_t>(std::max<size_t>(1, prompt.token_ids.size()));
+    ticket->prompts_.push_back(
+        {.length = length, .last_token = std::vector<double>(completions, -1)});
+    const int64_t most = request.params.max_tokens;
+    tokens +=
+        length + request.params.n * (most < 0 ? kExpectedOutput : std::min(most, kExpectedOutput));
+  }
+  const auto slots = static_cast<int64_t>(call->prompts.size() * completions);
+  const http::ResponderPtr responder = call->responder;
+  bool newcomer = false;
+  uint64_t id = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (aborting_) return send_error(*responder, 503, "the server is shutting down");
+    visitor.record->n = request.params.n;
+    visitor.record->max_tokens = request.params.max_tokens;
+    id = ticket->id_ = next_id_++;
+    newcomer = queue_.push({.id = id,
+                            .key = visitor.key,
+                            .priority = request.options.priority,
+                            .slots = slots,
+                            .tokens = tokens});
+    call->ticket = std::move(ticket);
+    waiting_[id] = std::move(call);
+  }
+  responder->on_disconnect([this, id] { drop(id); });
+  // A newcomer does not wait for the end of the step, which is done again afterwards.
+  if (!post([this](LLM& llm) { pump(llm); }, newcomer)) drop(id);
+}
+
+void Admission::pump(LLM& llm) {
+  while (true) {
+    std::shared_ptr<ApiCall> call;
+    EngineThread* engine = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      engine = engine_;
+      const auto entry = queue_.pop(now());
+      if (!entry) return;
+      const auto it = waiting_.find(entry->id);
+      if (it == waiting_.end()) continue;  // on its way out: its Ticket is about to leave
+      call = std::move(it->second);
+      waiting_.erase(it);
+      // Among several keys the order of their requests is the fair queue's affair.
+      if (options_.keys.keys().size() > 1) call->request.options.priority = entry->level;
+      call->ticket->record_->entered = now();
+    }
+    call->start(llm, *engine);
+    std::erase_if(running_, [](const auto& other) { return other.expired(); });
+    running_.push_back(call);
+  }
+}
+
+void Admission::drop(uint64_t id) {
+  std::shared_ptr<ApiCall> call;  // destroyed after the lock is given back
+  const std::lock_guard lock(mutex_);
+  if (const auto it = waiting_.find(id); it != waiting_.end()) {
+    call = std::move(it->second);
+    waiting_.erase(it);
+  }
+}
+
+void Admission::leave(Ticket& ticket) {
+  const double time = now();
+  bool others_wait = false;
+  {
+    const std::lock_guard lock(mutex_);
+    // Prompts that were given up on have been computed in part: they count as if wholly.
+    for (const Ticket::PromptState& prompt : ticket.prompts_)
+      if (ticket.record_->entered >= 0 && !prompt.computed)
+        queue_.charge(ticket.id_, prompt.length, time);
+    queue_.remove(ticket.id_);
+    others_wait = queue_.num_queued() > 0;
+  }
+  if (ticket.record_->entered >= 0) metrics_.add_call(*ticket.record_, time);
+  if (others_wait) post([this](LLM& llm) { pump(llm); });
+}
+
+void Admission::abort_all() {
+  std::unordered_map<uint64_t, std::shared_ptr<ApiCall>> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    aborting_ = true;
+    waiting.swap(waiting_);
+  }
+  for (const auto& [id, call] : waiting)
+    send_error(*call->responder, 503, "the server is shutting down");
+  waiting.clear();
+  post([this](LLM& llm) {
+    for (const auto& weak : running_)
+      if (const auto call = weak.lock()) call->abort(llm);
+  });
+}
+
+void Admission::close() {
+  const std::lock_guard lock(mutex_);
+  engine_ = nullptr;
+}
+
+bool Admission::post(EngineThread::Task task, bool urgent) {
+  const std::lock_guard lock(mutex_);
+  if (!engine_) return false;
+  return urgent ? engine_->post_urgent(std::move(task)) : engine_->post(std::move(task));
+}
+
+void Admission::send_metrics(const http::ResponderPtr& responder) {
+  const bool posted = post([this, responder](LLM& llm) {
+    std::vector<Metrics::KeyLoad> loads(names_of(options_.keys).size());
+    {
+      const std::lock_guard lock(mutex_);
+      for (size_t i = 0; i < loads.size(); ++i)
+        loads[i] = {queue_.num_queued(i), queue_.num_running(i)};
+    }
+    responder->send(200, {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}},
+                    metrics_.text(llm.stats(), loads));
+  });
+  if (!posted) send_error(*responder, 503, "the engine has failed");
+}
+
+}  // namespace nanovllm

@@ -1,0 +1,117 @@
+// Admission: whose request this is, whether it may come in, and when. It stands between the routes
+// and the engine: a FairQueue decides who is next, and what each call costs is written down for the
+// fair queue, the metrics and the access log.
+//
+// The I/O thread calls identify() and admits(), a worker submit(), the engine's thread pump() and
+// the Tickets' events. One lock; under it only the metrics' is taken. It outlives the LLM, whose
+// requests hold Tickets.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "server/access_log.h"
+#include "server/api_keys.h"
+#include "server/engine_thread.h"
+#include "server/fair_queue.h"
+#include "server/http_server.h"
+#include "server/metrics.h"
+
+namespace nanovllm {
+
+class Admission;
+class ApiCall;
+
+// Who may use a route. kCompute: a key within its limits.
+enum class Access { kAnybody, kKey, kCompute, kAdmin };
+
+// Who sent a request, as far as is known, and what it costs.
+struct Visitor {
+  size_t key = 0;      // 0 too if no key is needed
+  bool known = false;  // it has sent a key
+  std::shared_ptr<CallRecord> record = std::make_shared<CallRecord>();
+};
+
+// A call's place: in the queue, then in the engine. Its destructor gives it up.
+class Ticket {
+ public:
+  ~Ticket();
+  Ticket(const Ticket&) = delete;
+  Ticket& operator=(const Ticket&) = delete;
+
+  // Engine thread, for each event of the call's prompts.
+  void on_event(size_t prompt, const StreamEvent& event);
+
+ private:
+  friend class Admission;
+  explicit Ticket(Admission& admission) : admission_(admission) {}
+
+  struct PromptState {
+    bool computed = false;  // its prompt has been charged
+    int64_t length = 0;
+    std::vector<double> last_token;  // by completion; -1: none yet
+  };
+  Admission& admission_;
+  uint64_t id_ = 0;
+  int64_t slots_of_prompt_ = 1;
+  std::vector<PromptState> prompts_;
+  std::shared_ptr<CallRecord> record_;  // under the lock, for it outlives this
+};
+
+struct AdmissionOptions {
+  ApiKeys keys;
+  std::string model_name, version;
+  int64_t slots = 64;  // max_num_seqs
+  int64_t max_model_len = 0;
+  int64_t max_queued_requests = 10'000;   // of all keys
+  std::shared_ptr<AccessLog> access_log;  // may be null
+};
+
+class Admission {
+ public:
+  Admission(AdmissionOptions options, EngineThread& engine);
+
+  // From here on the response is counted and, when it is over, logged.
+  Visitor identify(const http::Request& request, const http::ResponderPtr& responder);
+  // False: the request has been answered, with 401 or 403 or, for kCompute, with 429.
+  bool admits(const Visitor& visitor, Access access, http::Responder& responder);
+
+  // Queues a call; from here on the queue and then the engine's request keep it alive.
+  void submit(std::shared_ptr<ApiCall> call, const Visitor& visitor);
+  // Engine thread: lets in who is next, as long as there is room.
+  void pump(LLM& llm);
+  void abort_all();  // any thread: what waits and what runs, and what comes
+  void close();      // the engine is going to be destroyed
+
+  // Answers with the metrics, once the engine has told its part.
+  void send_metrics(const http::ResponderPtr& responder);
+
+  double now() const;  // seconds since construction
+
+ private:
+  friend class Ticket;
+  static void forbid(http::Responder& responder, bool known);
+  void refuse(http::Responder& responder, size_t key, const FairQueue::Refusal& refusal);
+  bool post(EngineThread::Task task, bool urgent = false);  // false: the engine is gone
+  void leave(Ticket& ticket);
+  void drop(uint64_t id);  // its client has left
+
+  const AdmissionOptions options_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  Metrics metrics_;
+  std::mutex mutex_;
+  EngineThread* engine_;  // null: closed
+  FairQueue queue_;
+  std::unordered_map<uint64_t, std::shared_ptr<ApiCall>> waiting_;
+  uint64_t next_id_ = 1;
+  bool aborting_ = false;
+  std::vector<std::weak_ptr<ApiCall>> running_;  // engine thread: what may still run
+};
+
+}  // namespace nanovllm
