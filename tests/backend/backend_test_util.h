@@ -18,8 +18,9 @@
 
 namespace nanovllm {
 
-// Under an emulator everything takes forty times as long: the largest tests take fewer cases there.
-#ifdef NANO_VLLM_EMULATED
+// Under an emulator or a sanitizer everything takes ten to forty times as long: the largest tests
+// take fewer cases there.
+#ifdef NANO_VLLM_FEW_CASES
 inline constexpr bool kFewCases = true;
 #else
 inline constexpr bool kFewCases = false;
