@@ -135,8 +135,11 @@ class Connection final : public ConnectionBase,
     const size_t size = state_ == State::kBody || state_ == State::kLingering ? 64 << 10
                         : buffer_.size() > 0                                  ? 8 << 10
                                                                               : 1 << 10;
-    stream_.async_read_some(buffer_.prepare(size), [self = this->shared_from_this()](
-                                                       beast::error_code error, size_t bytes) {
+    // Not into buffer_: what is in it may be used up, and its memory given back, while this waits.
+    if (incoming_.capacity() > 4 * size) incoming_ = std::string();
+    incoming_.resize(size);
+    stream_.async_read_some(asio::buffer(incoming_), [self = this->shared_from_this()](
+                                                         beast::error_code error, size_t bytes) {
       self->reading_ = false;
       self->on_read(error, bytes);
     });
@@ -150,7 +153,7 @@ class Connection final : public ConnectionBase,
     if (error) return close();  // one that will say no more is taken for one that has left
     if (state_ == State::kClosed) return;
     const bool first = buffer_.size() == 0;
-    buffer_.commit(bytes);
+    buffer_.commit(asio::buffer_copy(buffer_.prepare(bytes), asio::buffer(incoming_, bytes)));
     if (state_ == State::kHead && first) set_deadline(limits().header_timeout);
     process();
     read();
@@ -383,6 +386,7 @@ class Connection final : public ConnectionBase,
   bool reading_ = false, writing_ = false, keep_alive_ = true;
   bool ended_ = false;  // the client has closed its side
 
+  std::string incoming_;       // where the read under way puts its bytes
   beast::flat_buffer buffer_;  // read and not yet consumed
   size_t searched_ = 0;        // of it, for the end of a header
   std::unique_ptr<Parser> parser_;
