@@ -99,8 +99,10 @@ uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams para
 
 void LLMEngine::cancel(uint64_t request_id) {
   const auto it = requests_.find(request_id);
+  const bool inside = std::exchange(in_step_, true);  // a callback may cancel others
   if (it != requests_.end()) abort(*it->second);
-  if (!in_step_) forget_finished();
+  in_step_ = inside;
+  if (!inside) forget_finished();
 }
 
 void LLMEngine::abort(Request& request) {

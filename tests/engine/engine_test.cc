@@ -157,6 +157,28 @@ TEST(Engine, CancelAtAnyMomentIncludingFromACallback) {
   EXPECT_EQ(llm.stats().kv_blocks_used, 0);
 }
 
+// What the callback of a cancelled request holds lives until it returns, although it cancels
+// others.
+TEST(Engine, CancelFromTheCallbackOfACancel) {
+  LLM llm(config_for("llama-gqa"));
+  const SamplingParams params{.max_tokens = 50, .ignore_eos = true};
+  auto held = std::make_shared<int>(0);
+  const std::weak_ptr<int> watched = held;
+  const uint64_t other = llm.add_request(ids({1, 2}), params, [](const StreamEvent&) {});
+  const uint64_t first =
+      llm.add_request(ids({3}), params, [&llm, &watched, other, held](const StreamEvent& e) {
+        if (e.finish_reason != FinishReason::kAbort) return;
+        llm.cancel(other);
+        llm.cancel(e.request_id);
+        ++*watched.lock();
+      });
+  held.reset();
+  llm.cancel(first);
+  EXPECT_TRUE(watched.expired());
+  EXPECT_FALSE(llm.has_unfinished_requests());
+  EXPECT_EQ(llm.stats().kv_blocks_used, 0);
+}
+
 TEST(Engine, ACallbackThatThrowsEndsOnlyItsOwnRequest) {
   LLM llm(config_for("llama-gqa"));
   const SamplingParams params{.temperature = 0, .max_tokens = 8, .ignore_eos = true};

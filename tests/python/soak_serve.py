@@ -291,7 +291,8 @@ def soak(binary, model, seconds, clients=32, seed=1, memory=True, prefix=(), fla
             if code != 0:
                 raise Wrong(f"exit code {code}")
         except Exception as error:
-            raise Wrong(f"{error}\nseed {seed}; the server said:\n{server.log()[-5000:]}") from error
+            alive = server.process.poll()
+            raise Wrong(f"{error}\nseed {seed}; the server {'runs' if alive is None else f'has ended with {alive}'} and said:\n{server.log()[-5000:]}") from error
         return run.counts
 
 
