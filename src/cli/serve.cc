@@ -12,7 +12,10 @@
 #include "cli/load.h"
 #include "cli/shared_flags.h"
 #include "server/api_server.h"
+#include "server/engine_view.h"
 #include "server/openai_response.h"
+#include "server/web_page.h"
+#include "trace/trace_file.h"
 
 namespace nanovllm::cli {
 namespace {
@@ -25,6 +28,7 @@ struct ServeOptions {
   std::vector<std::string> plain_keys;
   std::string key_file, access_log;
   bool allow_unauthenticated = false;
+  std::string trace;
   double shutdown_timeout = 30;
   bool quiet = false;
 };
@@ -133,6 +137,7 @@ int run_serve(ServeOptions options) {
   http::Server server(options.http, [&](http::Request request, http::ResponderPtr responder) {
     api->handle(std::move(request), std::move(responder));
   });
+  TraceFile trace(options.trace);
   LLM llm = load_model(options.config, options.quiet);
   Interrupt interrupt;
   std::atomic<bool> failed{false};
@@ -147,11 +152,18 @@ int run_serve(ServeOptions options) {
   admission_options.max_model_len = llm.memory_plan().max_model_len;
   admission = std::make_unique<Admission>(admission_options, engine);
   api = std::make_unique<ApiServer>(llm, engine, *admission, api_options);
+  add_web_page(*api, llm, dialog_defaults(options.config.model, llm), api_options.model_names[0],
+               api_options.version);
+  EngineView::Options view_options{.model = api_options.model_names[0], .config = options.config};
+  if (!options.trace.empty())
+    view_options.observer = [&trace](const StepTrace& step) { trace.add(step); };
+  EngineView view(*api, engine, std::move(view_options));
   server.start();
   fmt::print(stderr, "listening on {}\n", server.url());
 
   while (!Interrupt::signal() && !failed) Interrupt::wait(3600);
   if (!options.quiet && !failed) fmt::print(stderr, "shutting down; again to leave at once\n");
+  view.close();
   std::atomic<bool> drained{false};
   server.drain([&] {
     drained = true;
@@ -177,6 +189,7 @@ int run_serve(ServeOptions options) {
   engine.stop();
   admission->close();
   api.reset();
+  trace.close();
   return failed ? kExitError : kExitOk;
 }
 
@@ -213,6 +226,7 @@ Action define_serve(Flags& flags) {
   flags.number("--shutdown-timeout",
                "seconds that running requests have left after the first signal (default: 30)",
                &o->shutdown_timeout);
+  add_trace_flag(flags, &o->trace);
   flags.toggle("-q,--quiet", "no figures on stderr", &o->quiet);
   flags.heading("API keys, fair share, records");
   flags.text("--api-key-file", "FILE",

@@ -118,14 +118,17 @@ EngineView::EngineView(ApiServer& server, EngineThread& engine, Options options)
   const auto state = state_;
   // Does it on the engine's thread if the request may; if not, or if there is no engine any more,
   // the request is refused.
-  const auto on_engine = [state, &engine](const http::Request& request,
-                                          const http::ResponderPtr& responder,
-                                          EngineThread::Task task) {
+  EngineThread* const thread = &engine;
+  const auto on_engine = [state, thread](const http::Request& request,
+                                         const http::ResponderPtr& responder,
+                                         EngineThread::Task task) {
     if (state->options().permit && !state->options().permit(request))
       return send_error(*responder, 403, "only an admin's API key may watch the engine");
-    if (!engine.post(std::move(task))) send_error(*responder, 503, "the engine has stopped");
+    if (!thread->post(std::move(task))) send_error(*responder, 503, "the engine has stopped");
   };
   server.route("GET", "/engine/steps", [=](const RequestPtr& request, const auto& responder) {
+    if (request->method == "HEAD")
+      return responder->send(200, {{"Content-Type", "text/event-stream"}}, "");
     on_engine(*request, responder,
               [state, responder](LLM& llm) { state->add_viewer(llm, responder); });
   });
@@ -142,9 +145,9 @@ EngineView::EngineView(ApiServer& server, EngineThread& engine, Options options)
   // The body is {}: a JSON route is what pages of other sites cannot reach.
   const auto command = [&](const char* path, Command run) {
     server.json_route(path, [=](const RequestPtr& request, const Json&, const auto& responder) {
-      on_engine(*request, responder, [=, &engine](LLM& llm) {
+      on_engine(*request, responder, [=](LLM& llm) {
         run(*state, llm);
-        send_json(*responder, 200, {{"paused", engine.paused()}});
+        send_json(*responder, 200, {{"paused", thread->paused()}});
       });
     });
   };

@@ -14,6 +14,7 @@
 #include <memory>
 #include <string>
 
+#include "nanovllm/step_trace.h"
 #include "server/api_server.h"
 
 namespace nanovllm {

@@ -98,6 +98,11 @@ bool Exchange::gone() const {
   return gone_;
 }
 
+size_t Exchange::unsent() const {
+  const std::lock_guard lock(mutex_);
+  return unsent_;
+}
+
 void Exchange::on_disconnect(std::function<void()> callback) {
   {
     const std::lock_guard lock(mutex_);
@@ -193,6 +198,7 @@ void Responder::finish() { exchange_->finish(); }
 void Responder::cut() { exchange_->finish(false); }
 bool Responder::started() const { return exchange_->started(); }
 bool Responder::gone() const { return exchange_->gone(); }
+size_t Responder::unsent() const { return exchange_->unsent(); }
 void Responder::on_disconnect(std::function<void()> callback) {
   exchange_->on_disconnect(std::move(callback));
 }

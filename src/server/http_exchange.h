@@ -35,6 +35,7 @@ class Exchange {
   void abandon();                  // nobody is left to write
   bool started() const;
   bool gone() const;
+  size_t unsent() const;
   void on_disconnect(std::function<void()> callback);
   void on_done(std::function<void(const Outcome&)> callback);
 

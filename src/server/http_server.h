@@ -49,6 +49,7 @@ class Responder {
   void start_stream(int status, const Headers& headers);
   // False: the client has left, or was more than Limits::unsent_bytes behind and is being dropped.
   bool write(std::string_view bytes);
+  size_t unsent() const;  // bytes that the socket has not taken yet
   void finish();
   // Ends a stream so that the client sees it was cut: the connection is closed.
   void cut();

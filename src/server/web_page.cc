@@ -38,13 +38,15 @@ void send_file(const EmbeddedFile& file, const std::string& etag, const http::Re
   responder.send(200, headers, std::string(file.bytes));
 }
 
-// What the page wants to know of the model; `defaults` are what a request may leave out.
-Json model_facts(const LLM& llm, const std::string& name, const std::string& version) {
+// What the page wants to know of the model.
+Json model_facts(const LLM& llm, const GenerationDefaults& d, const std::string& name,
+                 const std::string& version) {
   Json defaults = Json::object();
-  const GenerationDefaults& d = llm.generation_defaults();
   if (d.temperature) defaults["temperature"] = *d.temperature;
   if (d.top_p) defaults["top_p"] = *d.top_p;
   if (d.top_k) defaults["top_k"] = *d.top_k;
+  if (d.min_p) defaults["min_p"] = *d.min_p;
+  if (d.repetition_penalty) defaults["repetition_penalty"] = *d.repetition_penalty;
   return {{"name", name},
           {"version", version},
           {"has_chat_template", llm.info().has_chat_template},
@@ -55,8 +57,8 @@ Json model_facts(const LLM& llm, const std::string& name, const std::string& ver
 
 }  // namespace
 
-void add_web_page(ApiServer& server, const LLM& llm, const std::string& model_name,
-                  const std::string& version) {
+void add_web_page(ApiServer& server, const LLM& llm, const GenerationDefaults& defaults,
+                  const std::string& model_name, const std::string& version) {
   for (const EmbeddedFile& file : embedded_files()) {
     if (!file.name.starts_with("web/")) continue;
     const std::string path = file.name == "web/index.html" ? "/" : "/" + std::string(file.name);
@@ -66,10 +68,11 @@ void add_web_page(ApiServer& server, const LLM& llm, const std::string& model_na
       send_file(file, etag, *request, *responder);
     });
   }
-  server.route("GET", "/web/model.json",
-               [&llm, model_name, version](const RequestPtr&, const auto& responder) {
-                 send_json(*responder, 200, model_facts(llm, model_name, version));
-               });
+  const std::string facts = openai::dump(model_facts(llm, defaults, model_name, version));
+  server.route("GET", "/web/model.json", [facts](const RequestPtr&, const auto& responder) {
+    responder->send(200, {{"Content-Type", "application/json"}, {"Cache-Control", "no-cache"}},
+                    facts);
+  });
 }
 
 }  // namespace nanovllm

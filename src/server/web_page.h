@@ -9,8 +9,8 @@
 
 namespace nanovllm {
 
-// llm: for what any thread may ask.
-void add_web_page(ApiServer& server, const LLM& llm, const std::string& model_name,
-                  const std::string& version);
+// llm: for what any thread may ask. defaults: how the page samples unless the user says otherwise.
+void add_web_page(ApiServer& server, const LLM& llm, const GenerationDefaults& defaults,
+                  const std::string& model_name, const std::string& version);
 
 }  // namespace nanovllm

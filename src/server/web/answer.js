@@ -2,8 +2,9 @@
 import { events } from "./api.js";
 import { settings } from "./store.js";
 
-function sampling() {
-  const fields = {};
+// What the user set, else what suits the model, else the server's own.
+function sampling(model) {
+  const fields = { ...model.defaults };
   for (const name of ["temperature", "top_p", "top_k", "max_tokens", "seed"])
     if (settings[name] !== "" && Number.isFinite(Number(settings[name]))) fields[name] = Number(settings[name]);
   return fields;
@@ -11,7 +12,7 @@ function sampling() {
 
 // A model without a chat template goes on with the text, so the whole conversation is the prompt.
 function requestOf(model, messages) {
-  const common = { model: model.name, stream: true, stream_options: { include_usage: true }, ...sampling() };
+  const common = { model: model.name, stream: true, stream_options: { include_usage: true }, ...sampling(model) };
   if (!model.chat) {
     const text = [settings.system, ...messages.map((m) => m.content)].filter(Boolean).join("");
     return ["/v1/completions", { max_tokens: 256, ...common, prompt: text }];

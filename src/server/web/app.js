@@ -55,7 +55,7 @@ async function checkServer() {
     $("server").title = `nano-vLLM ${model.version}, ${model.max_model_len} tokens of context`;
     if (JSON.stringify(model) !== known) {
       known = JSON.stringify(model);
-      setModel({ name: model.name, chat: model.has_chat_template });
+      setModel({ name: model.name, chat: model.has_chat_template, defaults: model.defaults });
       startSettings(model);
     }
   } catch {

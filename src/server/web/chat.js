@@ -4,7 +4,7 @@ import { $, announce, el, iconButton, onceAFrame } from "./dom.js";
 import { messageNode } from "./message.js";
 import { deleteConversation, lastConversation, listConversations, newConversation, saveConversation, watchConversations } from "./store.js";
 
-let model = { name: "", chat: true };
+let model = { name: "", chat: true, defaults: {} };
 let conversation = newConversation();
 let running = null;  // {controller, answer, node}: the answer under way
 
