@@ -20,12 +20,10 @@ std::string event(const char* name, const std::string& data) {
 
 }  // namespace
 
-// What the tasks and the observer share. Engine thread only, but for `options`.
+// What the tasks and the observer share. Engine thread only.
 class EngineView::State : public std::enable_shared_from_this<State> {
  public:
   State(EngineThread& engine, Options options) : options_(std::move(options)), engine_(engine) {}
-
-  const Options& options() const { return options_; }
 
   Json facts(LLM& llm) const {
     const MemoryPlan& plan = llm.memory_plan();
@@ -116,40 +114,37 @@ class EngineView::State : public std::enable_shared_from_this<State> {
 EngineView::EngineView(ApiServer& server, EngineThread& engine, Options options)
     : state_(std::make_shared<State>(engine, std::move(options))), engine_(engine) {
   const auto state = state_;
-  // Does it on the engine's thread if the request may; if not, or if there is no engine any more,
-  // the request is refused.
+  // Does it on the engine's thread; if there is none any more, the request is refused.
   EngineThread* const thread = &engine;
-  const auto on_engine = [state, thread](const http::Request& request,
-                                         const http::ResponderPtr& responder,
-                                         EngineThread::Task task) {
-    if (state->options().permit && !state->options().permit(request))
-      return send_error(*responder, 403, "only an admin's API key may watch the engine");
+  const auto on_engine = [thread](const http::ResponderPtr& responder, EngineThread::Task task) {
     if (!thread->post(std::move(task))) send_error(*responder, 503, "the engine has stopped");
   };
-  server.route("GET", "/engine/steps", [=](const RequestPtr& request, const auto& responder) {
+  const auto steps = [=](const RequestPtr& request, const http::ResponderPtr& responder) {
     if (request->method == "HEAD")
       return responder->send(200, {{"Content-Type", "text/event-stream"}}, "");
-    on_engine(*request, responder,
-              [state, responder](LLM& llm) { state->add_viewer(llm, responder); });
-  });
-  server.route("GET", "/engine/state", [=](const RequestPtr& request, const auto& responder) {
-    on_engine(*request, responder, [state, responder](LLM& llm) {
+    on_engine(responder, [=](LLM& llm) { state->add_viewer(llm, responder); });
+  };
+  server.route("GET", "/engine/steps", steps, Access::kAdmin);
+  const auto now = [=](const RequestPtr&, const http::ResponderPtr& responder) {
+    on_engine(responder, [=](LLM& llm) {
       std::string body = state->facts(llm).dump();
       body.back() = ',';
       body += "\"frame\":" + step_json(llm.snapshot()) + "}";
       responder->send(200, {{"Content-Type", "application/json"}, {"Cache-Control", "no-store"}},
                       body);
     });
-  });
+  };
+  server.route("GET", "/engine/state", now, Access::kAdmin);
   using Command = void (*)(State&, LLM&);
   // The body is {}: a JSON route is what pages of other sites cannot reach.
   const auto command = [&](const char* path, Command run) {
-    server.json_route(path, [=](const RequestPtr& request, const Json&, const auto& responder) {
-      on_engine(*request, responder, [=](LLM& llm) {
+    const auto handler = [=](const RequestPtr&, const Json&, const http::ResponderPtr& responder) {
+      on_engine(responder, [=](LLM& llm) {
         run(*state, llm);
         send_json(*responder, 200, {{"paused", thread->paused()}});
       });
-    });
+    };
+    server.json_route(path, handler, Access::kAdmin);
   };
   command("/engine/pause", [](State& s, LLM& llm) { s.set_paused(llm, true); });
   command("/engine/resume", [](State& s, LLM& llm) { s.set_paused(llm, false); });

@@ -1,7 +1,8 @@
 // EngineView: the engine's steps for the web page. GET /engine/steps is a stream of events,
 // "hello", then "step" for the last steps and for each further one, and "paused" when that changes;
 // GET /engine/state tells what is between two steps; POST /engine/pause, /engine/resume and
-// /engine/step (one step, then wait) do what they say. Ids and counts, nothing of what users wrote.
+// /engine/step (one step, then wait) do what they say. Ids and counts, nothing of what users wrote;
+// where there are API keys, an admin's is needed.
 //
 // The engine is only observed while somebody watches. A viewer who reads too slowly misses steps,
 // and costs the engine nothing; when the last one leaves, a paused engine goes on.
@@ -10,7 +11,6 @@
 // thread and post tasks.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 
@@ -24,8 +24,6 @@ class EngineView {
   struct Options {
     std::string model;  // its name
     EngineConfig config;
-    // Whether this request may watch and pause; null: everybody may.
-    std::function<bool(const http::Request&)> permit;
     StepObserver observer;  // told of every step too, watched or not; may be null
   };
   // Adds the routes to the server. The engine may be stopped before this goes; both outlive the

@@ -64,15 +64,17 @@ void add_web_page(ApiServer& server, const LLM& llm, const GenerationDefaults& d
     const std::string path = file.name == "web/index.html" ? "/" : "/" + std::string(file.name);
     const std::string etag =
         fmt::format("\"{:016x}\"", XXH3_64bits(file.bytes.data(), file.bytes.size()));
-    server.route("GET", path, [file, etag](const RequestPtr& request, const auto& responder) {
+    const auto handler = [file, etag](const RequestPtr& request, const auto& responder) {
       send_file(file, etag, *request, *responder);
-    });
+    };
+    server.route("GET", path, handler, Access::kAnybody);
   }
   const std::string facts = openai::dump(model_facts(llm, defaults, model_name, version));
-  server.route("GET", "/web/model.json", [facts](const RequestPtr&, const auto& responder) {
+  const auto handler = [facts](const RequestPtr&, const auto& responder) {
     responder->send(200, {{"Content-Type", "application/json"}, {"Cache-Control", "no-cache"}},
                     facts);
-  });
+  };
+  server.route("GET", "/web/model.json", handler, Access::kAnybody);
 }
 
 }  // namespace nanovllm
