@@ -170,7 +170,7 @@ def test_stop_edit_regenerate_rename_delete(page):
     assert len(page.all(".message")) == 2
     page.js("document.querySelector('[aria-label^=Rename]').click()")
     name = page.one("#conversation-list input")
-    name.send_keys(Keys.CONTROL + "a")
+    name.send_keys(Keys.CONTROL, "a")
     name.send_keys("A name" + Keys.ENTER)
     page.wait(lambda: page.texts("#conversation-list .title") == ["A name"])
     page.js("window.confirm = () => true; document.querySelector('[aria-label^=Delete]').click()")

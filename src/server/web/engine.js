@@ -58,6 +58,9 @@ function start() {
     try { await sendExample(name, config); } catch (error) { notice(error.message); }
   });
   setInterval(() => { if (visible && !document.hidden && !chosen) drawCharts(); }, 500);
+  // A page that the browser keeps for the way back must not go on watching.
+  addEventListener("pagehide", hangUp);
+  addEventListener("pageshow", (event) => { if (event.persisted && visible) openEngine(); });
   addEventListener("themechange", draw);
   addEventListener("resize", draw);
 }

@@ -14,7 +14,7 @@ export function showTiles(frame, config, speed) {
   const time = frame.seconds * 1000;
   const tiles = [
     ["Tokens per second", formatNumber(speed, speed < 100 ? 1 : 0), "generated, over the last second"],
-    ["Step", frame.snapshot ? "–" : formatNumber(time, time < 10 ? 2 : 1) + " ms",
+    ["Step", frame.snapshot ? "–" : formatNumber(time, time < 10 ? 2 : time < 100 ? 1 : 0) + " ms",
      frame.snapshot ? "nothing is being computed" : `${formatNumber((100 * phases.model) / Math.max(frame.seconds, 1e-9))} % of it in the model`],
     ["Running", formatNumber(stats.running), plural(stats.waiting, "more is waiting", "more are waiting")],
     ["KV blocks in use", formatNumber(100 * used, used < 0.1 && used > 0 ? 1 : 0) + " %", `${formatNumber(stats.kv_blocks_used)} of ${formatNumber(config.num_blocks)}`],
