@@ -66,7 +66,8 @@ class EngineView::State : public std::enable_shared_from_this<State> {
 
   void set_paused(LLM&, bool paused) {
     engine_.set_paused(paused);
-    tell(event("paused", paused ? R"({"paused":true})" : R"({"paused":false})"));
+    const std::string text = event("paused", Json({{"paused", paused}}).dump());
+    for (const auto& viewer : viewers_) viewer->write(text);
   }
 
   void step(LLM& llm) {
@@ -84,16 +85,12 @@ class EngineView::State : public std::enable_shared_from_this<State> {
   void tell_step(const StepTrace& trace) {
     history_.push_back(event("step", step_json(trace)));
     history_bytes_ += history_.back().size();
-    tell(history_.back());
+    for (const auto& viewer : viewers_)
+      if (viewer->unsent() < kMaxUnsentBytes) viewer->write(history_.back());
     while (history_.size() > kHistorySteps || history_bytes_ > kHistoryBytes) {
       history_bytes_ -= history_.front().size();
       history_.pop_front();
     }
-  }
-
-  void tell(const std::string& text) {
-    for (const auto& viewer : viewers_)
-      if (viewer->unsent() < kMaxUnsentBytes) viewer->write(text);
   }
 
   void drop_gone(LLM& llm) {

@@ -1,5 +1,6 @@
 """The web page in a real browser (Debian's chromium, headless): chatting, what stays, hostile Markdown, and the engine's blocks."""
 
+import hashlib
 import http.client
 import json
 import os
@@ -376,6 +377,34 @@ def test_the_key_is_kept_only_if_asked(page):
     assert "secret-key" not in page.js("return JSON.stringify(localStorage)")
     page.js("document.getElementById('set-remember').click()")
     assert "secret-key" in page.js("return JSON.stringify(localStorage)")
+
+
+def test_a_server_with_keys(binary, browser, tmp_path):
+    """Chatting takes a key, watching the engine an admin's; without one the page says so."""
+    keys = {"user-key": False, "admin-key": True}
+    entries = [{"name": key, "key_sha256": hashlib.sha256(key.encode()).hexdigest(), "admin": admin} for key, admin in keys.items()]
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": entries}))
+    with running(binary, TINY / "llama-chat", "--api-key-file", tmp_path / "keys.json") as server:
+        assert server.request("GET", "/engine/state")[0] == 401
+        assert server.request("POST", "/engine/pause", {}, {"Authorization": "Bearer user-key"})[0] == 403
+        page = Page(browser, server.url)
+        page.open()
+        page.set(max_tokens="4")
+        page.send("hello")
+        page.wait(lambda: page.texts(".message .error"))
+        assert "API key" in page.texts(".message .error")[0]
+        page.set(key="user-key")
+        page.one(".message .error button").click()
+        page.answer()
+        assert not page.texts(".message .error")
+        page.one("#tab-engine").click()
+        page.wait(lambda: page.one("#engine-notice").is_displayed())
+        page.set(key="admin-key")
+        page.one("#tab-chat").click()
+        page.one("#tab-engine").click()
+        page.wait(lambda: page.texts("#tiles dd"))
+        browser.get("about:blank")
+    browser.get_log("browser")
 
 
 def test_models_without_chat_template_or_tokenizer(binary, browser, tmp_path):

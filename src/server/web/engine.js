@@ -6,7 +6,7 @@ import { drawChart } from "./chart.js";
 import { $, announce, formatNumber, icon } from "./dom.js";
 import { showBatch, showRequests, showTiles, startParts } from "./engine_parts.js";
 import { sendExample } from "./examples.js";
-import { Frames } from "./frames.js";
+import { Frames, sameRequests } from "./frames.js";
 import { cssColour } from "./palette.js";
 
 const kDrawEvery = 60, kAskEvery = 700, kRetryAfter = 1500;  // ms
@@ -116,9 +116,10 @@ async function askState() {
   if (!stream) return;
   try {
     if (!document.hidden) {
-      const { frame, paused: now } = await getJson("/engine/state");
-      if (now !== paused) setPaused(now);
-      if (!frames.list.length || frame.step >= frames.list.at(-1).step) addFrame(frame);
+      const { frame } = await getJson("/engine/state");
+      // While it is paused the step that was taken stays in view until something changes.
+      const last = frames.list.at(-1);
+      if (!last || frame.step > last.step || (frame.step === last.step && !(paused && sameRequests(frame, last)))) addFrame(frame);
     }
   } catch { /* the stream will tell */ }
   if (stream) askLater();
@@ -126,8 +127,7 @@ async function askState() {
 
 async function command(name) {
   try {
-    const { paused: now } = await postJson("/engine/" + name, {});
-    setPaused(now);
+    await postJson("/engine/" + name, {});  // the stream tells what came of it, in the right order
     askLater();
   } catch (error) {
     notice(error.message);

@@ -96,6 +96,12 @@ export class Frames {
   }
 }
 
+// Whether the same requests live in both, and are as far.
+export function sameRequests(a, b) {
+  const live = (frame) => frame.sequences.filter((s) => s.status !== "finished").map((s) => [s.id, s.index, s.status, s.computed, s.output].join(" ")).join();
+  return live(a) === live(b);
+}
+
 // Who holds each block: [[{sequence, place}, …] or undefined, …] by block id, and which are cached.
 export function blocksOf(frame, count) {
   const owners = new Array(count), cached = new Uint8Array(count);
