@@ -143,6 +143,7 @@ int run_serve(ServeOptions options) {
   std::atomic<bool> failed{false};
   EngineThread engine(llm, [&](const std::string& why) {
     fmt::print(stderr, "nano-vllm: error: the engine has failed: {}\n", why);
+    admission->engine_failed();
     failed = true;
     Interrupt::wake();
   });
@@ -171,10 +172,9 @@ int run_serve(ServeOptions options) {
   });
   const auto wait_until_drained = [&](double seconds) {
     const double end = seconds_since_start() + seconds;
-    while (!drained && !failed && seconds_since_start() < end)
-      Interrupt::wait(end - seconds_since_start());
+    while (!drained && seconds_since_start() < end) Interrupt::wait(end - seconds_since_start());
   };
-  wait_until_drained(options.shutdown_timeout);
+  wait_until_drained(failed ? 2 : options.shutdown_timeout);
   if (!drained && !failed) {
     if (!options.quiet) fmt::print(stderr, "aborting what still runs\n");
     admission->abort_all();

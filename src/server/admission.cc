@@ -248,6 +248,18 @@ void Admission::abort_all() {
   });
 }
 
+void Admission::engine_failed() {
+  std::unordered_map<uint64_t, std::shared_ptr<ApiCall>> waiting;
+  {
+    const std::lock_guard lock(mutex_);
+    aborting_ = true;
+    waiting.swap(waiting_);
+  }
+  for (const auto& [id, call] : waiting) call->end(500, "the engine has failed");
+  for (const auto& weak : running_)
+    if (const auto call = weak.lock()) call->end(500, "the engine has failed");
+}
+
 void Admission::close() {
   const std::lock_guard lock(mutex_);
   engine_ = nullptr;

@@ -86,8 +86,9 @@ class Admission {
   void submit(std::shared_ptr<ApiCall> call, const Visitor& visitor);
   // Engine thread: lets in who is next, as long as there is room.
   void pump(LLM& llm);
-  void abort_all();  // any thread: what waits and what runs, and what comes
-  void close();      // the engine is going to be destroyed
+  void abort_all();      // any thread: what waits and what runs, and what comes
+  void engine_failed();  // engine thread: whoever waits for an answer gets an error
+  void close();          // the engine is going to be destroyed
 
   // Answers with the metrics, once the engine has told its part.
   void send_metrics(const http::ResponderPtr& responder);

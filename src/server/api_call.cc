@@ -60,14 +60,18 @@ void ApiCall::on_event(LLM& llm, size_t prompt, const StreamEvent& event) {
 
 // Also when the engine gave up on one prompt: the others are of no use any more.
 void ApiCall::abort(LLM& llm) {
-  if (std::exchange(ended_, true)) return;
+  if (ended_) return;
+  end(503, "the request was aborted");
   for (const uint64_t id : ids_) llm.cancel(id);
-  const char* const why = "the request was aborted";
-  if (stream_) {
-    responder->write(openai::sse(openai::error_body(why, "", 503)) + "data: [DONE]\n\n");
+}
+
+void ApiCall::end(int status, const char* why) {
+  if (std::exchange(ended_, true)) return;
+  if (responder->started()) {
+    responder->write(openai::sse(openai::error_body(why, "", status)) + "data: [DONE]\n\n");
     responder->finish();
   } else {
-    send_error(*responder, 503, why);
+    send_error(*responder, status, why);
   }
 }
 

@@ -30,6 +30,8 @@ class ApiCall : public std::enable_shared_from_this<ApiCall> {
   void start(LLM& llm, EngineThread& engine);
   // Engine thread: takes it out of the engine and tells the client, if it is still there.
   void abort(LLM& llm);
+  // Engine thread: tells the client that there will be no (more) answer.
+  void end(int status, const char* why);
 
   openai::ApiRequest request;
   std::vector<Prompt> prompts;

@@ -10,6 +10,10 @@ namespace {
 
 using openai::Json;
 
+constexpr size_t kMaxChoices = 1024;            // completions one request may ask for
+constexpr size_t kMaxIdBytes = 128;             // of a client's name for its request
+constexpr size_t kMaxWaitingBytes = 256 << 20;  // of bodies that no worker has taken yet
+
 bool contains(const std::vector<std::string>& list, const std::string& item) {
   return std::ranges::find(list, item) != list.end();
 }
@@ -93,10 +97,19 @@ void ApiServer::json_route(std::string path, JsonHandler handler, Access access)
                                            const http::ResponderPtr& responder) {
         if (!is_json(*request))
           return send_error(*responder, 415, "the Content-Type must be application/json");
-        workers_.post([handler, request, responder] {
+        const size_t size = request->body.size();
+        if (waiting_bytes_.fetch_add(size) + size > kMaxWaitingBytes) {
+          waiting_bytes_ -= size;
+          responder->add_header("Retry-After", "1");
+          return send_error(*responder, 503, "too many large requests at once");
+        }
+        workers_.post([this, handler, request, responder, size] {
+          waiting_bytes_ -= size;
           try {
             if (responder->gone()) return;
-            handler(request, openai::parse_body(request->body), responder);
+            const Json body = openai::parse_body(request->body);
+            std::string().swap(request->body);
+            handler(request, body, responder);
           } catch (const std::exception& e) {
             send_error(*responder, e);
           }
@@ -191,11 +204,19 @@ void ApiServer::complete(openai::Endpoint endpoint, const ApiHttpRequest& http_r
   openai::ApiRequest request =
       openai::parse_request(endpoint, body, llm_.generation_defaults(), llm_.info().vocab_size);
   if (!request.model.empty()) check_model(request.model);
+  const size_t choices =
+      std::max<size_t>(1, request.prompts.size()) * static_cast<size_t>(request.params.n);
+  if (choices > kMaxChoices)
+    throw InvalidArgument(request.params.n > 1 ? "n" : "prompt",
+                          "asks for " + std::to_string(choices) + " completions; one request may " +
+                              "ask for " + std::to_string(kMaxChoices));
   std::vector<Prompt> prompts = openai::request_prompts(llm_, request);
-  const std::string* id = http_request.header("X-Request-Id");
+  const std::string* header = http_request.header("X-Request-Id");
+  const std::string id = !request.request_id.empty()               ? request.request_id
+                         : header && header->size() <= kMaxIdBytes ? *header
+                                                                   : openai::random_digits();
   openai::ResponseContext context =
-      openai::make_context(llm_, request, options_.model_names[0],
-                           id && id->size() <= 128 ? *id : openai::random_digits());
+      openai::make_context(llm_, request, options_.model_names[0], id);
   admission_.submit(std::make_shared<ApiCall>(std::move(request), std::move(prompts),
                                               std::move(context), responder),
                     http_request.visitor);

@@ -7,6 +7,7 @@
 // engine's thread. Routes are added before the first request.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -82,6 +83,7 @@ class ApiServer {
   const ApiDescription description_;
   const int64_t started_;  // Unix seconds
   std::vector<Route> routes_;
+  std::atomic<size_t> waiting_bytes_{0};  // of bodies in the workers' queue
   WorkerPool workers_{2};
 };
 

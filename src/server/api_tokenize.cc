@@ -1,6 +1,4 @@
 // /tokenize and /detokenize, in vLLM's shapes.
-#include <limits>
-
 #include "server/api_reply.h"
 #include "server/api_server.h"
 
@@ -16,6 +14,7 @@ Json ApiServer::tokenize(const Json& body) const {
       fields.get("messages") ? "TokenizeChatRequest" : "TokenizeTextRequest", body);
   if (const auto model = fields.string("model")) check_model(*model);
   if (!llm_.info().has_tokenizer) throw InvalidArgument("model", "has no tokenizer");
+  const bool with_strings = fields.boolean("return_token_strs").value_or(false);
   std::vector<int32_t> ids;
   if (fields.get("messages")) {
     // As a chat request would, so that the count is what that would be billed.
@@ -27,10 +26,12 @@ Json ApiServer::tokenize(const Json& body) const {
   } else {
     const auto prompt = fields.string("prompt");
     if (!prompt) throw InvalidArgument("prompt", "is missing, and so are messages");
-    ids = llm_.encode(*prompt, fields.boolean("add_special_tokens").value_or(true));
+    const bool add_special_tokens = fields.boolean("add_special_tokens").value_or(true);
+    fields.refuse_others();
+    ids = llm_.encode(*prompt, add_special_tokens);
   }
   Json strings;
-  if (fields.boolean("return_token_strs").value_or(false)) {
+  if (with_strings) {
     strings = Json::array();
     for (const int32_t id : ids) strings.push_back(llm_.token_text(id));
   }
@@ -49,8 +50,9 @@ Json ApiServer::detokenize(const Json& body) const {
   if (!tokens) throw InvalidArgument("tokens", "is missing");
   std::vector<int32_t> ids;
   for (const Json& id : *tokens)
-    ids.push_back(static_cast<int32_t>(
-        openai::to_integer("tokens", id, 0, std::numeric_limits<int32_t>::max())));
+    ids.push_back(
+        static_cast<int32_t>(openai::to_integer("tokens", id, 0, llm_.info().vocab_size - 1)));
+  fields.refuse_others();
   return {{"prompt", llm_.decode(ids, false)}};
 }
 

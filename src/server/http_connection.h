@@ -9,12 +9,12 @@
 
 #include <boost/asio.hpp>
 #include <boost/asio/ssl.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <vector>
 
 #include "server/http_exchange.h"
 
@@ -93,12 +93,12 @@ class Connection final : public ConnectionBase,
   }
 
   void close_if_idle() override {
-    if (state_ == State::kHead && buffer_.size() == 0) close();
+    if (state_ == State::kHead && buffer_.empty()) close();
   }
 
   void check_deadline(Clock::time_point now) override {
     if (now < deadline_) return;
-    const bool head = state_ == State::kHead && buffer_.size() > 0;
+    const bool head = state_ == State::kHead && !buffer_.empty();
     if ((head || state_ == State::kBody) && !writing_)
       refuse({408, head ? "the header took too long" : "the body took too long"});
     else
@@ -121,9 +121,6 @@ class Connection final : public ConnectionBase,
   }
   void set_deadline(std::chrono::milliseconds after) { deadline_ = Clock::now() + after; }
   void no_deadline() { deadline_ = Clock::time_point::max(); }
-  std::string_view buffered() const {
-    return {static_cast<const char*>(buffer_.cdata().data()), buffer_.size()};
-  }
 
   // Reading.
 
@@ -133,13 +130,11 @@ class Connection final : public ConnectionBase,
     reading_ = true;
     // A connection that says nothing holds little: a KiB.
     const size_t size = state_ == State::kBody || state_ == State::kLingering ? 64 << 10
-                        : buffer_.size() > 0                                  ? 8 << 10
-                                                                              : 1 << 10;
-    // Not into buffer_: what is in it may be used up, and its memory given back, while this waits.
-    if (incoming_.capacity() > 4 * size) incoming_ = std::string();
-    incoming_.resize(size);
-    stream_.async_read_some(asio::buffer(incoming_), [self = this->shared_from_this()](
-                                                         beast::error_code error, size_t bytes) {
+                        : buffer_.empty()                                     ? 1 << 10
+                                                                              : 8 << 10;
+    if (inbox_.size() != size) inbox_ = std::vector<char>(size);
+    stream_.async_read_some(asio::buffer(inbox_), [self = this->shared_from_this()](
+                                                      beast::error_code error, size_t bytes) {
       self->reading_ = false;
       self->on_read(error, bytes);
     });
@@ -152,9 +147,8 @@ class Connection final : public ConnectionBase,
     }
     if (error) return close();  // one that will say no more is taken for one that has left
     if (state_ == State::kClosed) return;
-    const bool first = buffer_.size() == 0;
-    buffer_.commit(asio::buffer_copy(buffer_.prepare(bytes), asio::buffer(incoming_, bytes)));
-    if (state_ == State::kHead && first) set_deadline(limits().header_timeout);
+    if (state_ == State::kHead && buffer_.empty()) set_deadline(limits().header_timeout);
+    buffer_.append(inbox_.data(), bytes);
     process();
     read();
   }
@@ -163,22 +157,18 @@ class Connection final : public ConnectionBase,
     if (state_ == State::kHead) read_head();
     if (state_ == State::kBody) read_body();
     if (state_ == State::kLingering) buffer_.clear();
+    if (buffer_.empty() && buffer_.capacity() > 1 << 10) std::string().swap(buffer_);
   }
 
   void await_request() {
     state_ = State::kHead;
     searched_ = 0;
-    if (buffer_.size() == 0) {
-      buffer_.shrink_to_fit();
-      set_deadline(limits().idle_timeout);
-    } else {
-      set_deadline(limits().header_timeout);
-    }
+    set_deadline(buffer_.empty() ? limits().idle_timeout : limits().header_timeout);
   }
 
   void read_head() {
-    while (buffered().starts_with("\r\n")) buffer_.consume(2);  // RFC 9112, 2.2
-    const std::string_view bytes = buffered();
+    while (buffer_.starts_with("\r\n")) buffer_.erase(0, 2);  // RFC 9112, 2.2
+    const std::string_view bytes = buffer_;
     // Only new bytes are searched, so that a header sent a byte at a time costs no more.
     const size_t from = searched_ > 3 ? searched_ - 3 : 0;
     const size_t end = head_end(bytes.substr(from));
@@ -200,7 +190,7 @@ class Connection final : public ConnectionBase,
     const size_t used = parser_->put(asio::buffer(bytes.data(), length), error);
     if (error && error != beast::http::error::need_more) return refuse(defect_of(error));
     if (!parser_->is_header_done()) return refuse({400, "the header is malformed"});
-    buffer_.consume(used);
+    buffer_.erase(0, used);
     begin_request();
   }
 
@@ -223,7 +213,7 @@ class Connection final : public ConnectionBase,
     if (const std::string* expect = request_.header("Expect"); expect && request_.version == 11) {
       if (!equal_ignoring_case(*expect, "100-continue"))
         return refuse({417, "the only expectation is 100-continue"});
-      if (!parser_->is_done() && buffer_.size() == 0) {
+      if (!parser_->is_done() && buffer_.empty()) {
         out_ = "HTTP/1.1 100 Continue\r\n\r\n";
         write();
       }
@@ -231,10 +221,10 @@ class Connection final : public ConnectionBase,
   }
 
   void read_body() {
-    while (!parser_->is_done() && buffer_.size() > 0) {
+    while (!parser_->is_done() && !buffer_.empty()) {
       beast::error_code error;
-      const size_t used = parser_->put(buffer_.data(), error);
-      buffer_.consume(used);
+      const size_t used = parser_->put(asio::buffer(buffer_), error);
+      buffer_.erase(0, used);
       if (error && error != beast::http::error::need_more) return refuse(defect_of(error));
       if (used == 0) {
         // The line before a chunk is not all there yet.
@@ -386,9 +376,9 @@ class Connection final : public ConnectionBase,
   bool reading_ = false, writing_ = false, keep_alive_ = true;
   bool ended_ = false;  // the client has closed its side
 
-  std::string incoming_;       // where the read under way puts its bytes
-  beast::flat_buffer buffer_;  // read and not yet consumed
-  size_t searched_ = 0;        // of it, for the end of a header
+  std::vector<char> inbox_;  // where a pending read writes
+  std::string buffer_;       // read and not yet consumed
+  size_t searched_ = 0;      // of it, for the end of a header
   std::unique_ptr<Parser> parser_;
   size_t counted_ = 0;  // of the body, in server_->uploading
   Request request_;

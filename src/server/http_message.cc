@@ -14,6 +14,8 @@ int hex_digit(char c) {
   return l >= 'a' && l <= 'f' ? l - 'a' + 10 : -1;
 }
 
+bool is_control(char c) { return (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f; }
+
 std::string_view trim(std::string_view text) {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
   while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
@@ -62,9 +64,8 @@ std::optional<Defect> check_head(std::string_view head) {
       if (!head.empty() || request_line) return Defect{400, "an empty line in the header"};
       return std::nullopt;
     }
-    for (const char c : line)
-      if ((static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f)
-        return Defect{400, "a control character in the header"};
+    if (std::ranges::any_of(line, is_control))
+      return Defect{400, "a control character in the header"};
     if (line[0] == ' ' || line[0] == '\t')
       return Defect{400, "a header line is continued by a leading space"};
     if (!request_line) {
@@ -229,7 +230,7 @@ std::string response_head(int status, const Headers& headers, BodyEnd end, size_
   for (const auto& [name, value] : headers) {
     head += name + ": ";
     // A value never ends its line, wherever it came from.
-    for (const char c : value) head += c == '\r' || c == '\n' || c == '\0' ? ' ' : c;
+    for (const char c : value) head += is_control(c) ? ' ' : c;
     head += "\r\n";
   }
   if (end == BodyEnd::kChunked) head += "Transfer-Encoding: chunked\r\n";

@@ -3,9 +3,7 @@
 #include <sys/socket.h>
 
 #include <atomic>
-#include <future>
 #include <thread>
-#include <vector>
 
 #include "nanovllm/error.h"
 #include "server/http_connection.h"
@@ -110,18 +108,16 @@ struct Server::Impl {
       if (error) return;
       num_connections = state->connections.size();
       const auto now = Clock::now();
-      for (const auto& connection : connections()) connection->check_deadline(now);
+      for_each_connection([now](ConnectionBase& c) { c.check_deadline(now); });
       sweep();
     });
   }
 
-  // A copy: what is done to one may take it out of the map.
-  std::vector<std::shared_ptr<ConnectionBase>> connections() const {
-    std::vector<std::shared_ptr<ConnectionBase>> result;
-    result.reserve(state->connections.size());
-    for (const auto& [key, weak] : state->connections)
-      if (auto connection = weak.lock()) result.push_back(std::move(connection));
-    return result;
+  // What is done to a connection may take it out of the map.
+  template <class Function>
+  void for_each_connection(Function function) {
+    for (auto it = state->connections.begin(); it != state->connections.end();)
+      if (const auto connection = (it++)->second.lock()) function(*connection);
   }
 
   void run() {
@@ -139,7 +135,7 @@ struct Server::Impl {
     acceptor.close(ignored);
     timer.cancel();
     timer_for_accept.cancel();
-    for (const auto& connection : connections()) connection->close();
+    for_each_connection([](ConnectionBase& c) { c.close(); });
   }
 
   std::shared_ptr<ServerState> state;
@@ -181,7 +177,7 @@ void Server::drain(std::function<void()> drained) {
     impl_->acceptor.close(ignored);
     impl_->state->draining = true;
     impl_->state->drained = std::move(drained);
-    for (const auto& connection : impl_->connections()) connection->close_if_idle();
+    impl_->for_each_connection([](ConnectionBase& c) { c.close_if_idle(); });
     impl_->state->check_drained();
   });
 }

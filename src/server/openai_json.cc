@@ -7,13 +7,14 @@
 namespace nanovllm::openai {
 namespace {
 
-constexpr size_t kMaxDepth = 100, kMaxMembers = 10'000;
+constexpr size_t kMaxDepth = 100, kMaxMembers = 10'000, kMaxValues = 2'000'000;
 
 // One pass over the bytes before the parser allocates anything. What is not JSON is left for the
 // parser to refuse.
 void check_limits(std::string_view text) {
   std::vector<size_t> members;  // of each open array or object
   bool in_string = false;
+  size_t values = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (in_string) {
@@ -21,8 +22,11 @@ void check_limits(std::string_view text) {
       if (c == '"') in_string = false;
     } else if (c == '"') {
       in_string = true;
+    } else if (c == ',') {
+      ++values;
     } else if (c == '{' || c == '[') {
       members.push_back(0);
+      ++values;
       if (members.size() > kMaxDepth)
         throw InvalidArgument("body",
                               "is nested deeper than " + std::to_string(kMaxDepth) + " levels");
@@ -32,6 +36,8 @@ void check_limits(std::string_view text) {
       throw InvalidArgument(
           "body", "has an object of more than " + std::to_string(kMaxMembers) + " members");
     }
+    if (values > kMaxValues)
+      throw InvalidArgument("body", "holds more than " + std::to_string(kMaxValues) + " values");
   }
 }
 
@@ -107,7 +113,15 @@ Fields::Fields(const Json& object, const std::string& where) : object_(object) {
   if (!object.is_object()) wrong_type(where, object, "an object");
 }
 
+void Fields::refuse_others() const {
+  for (const auto& [name, value] : object_.items())
+    if (!value.is_null() && !asked_for_.contains(name))
+      throw InvalidArgument(name.size() <= 64 ? name : name.substr(0, 64) + "...",
+                            "is not supported");
+}
+
 const Json* Fields::get(const char* name) const {
+  asked_for_.insert(name);
   const auto it = object_.find(name);
   return it == object_.end() || it->is_null() ? nullptr : &*it;
 }

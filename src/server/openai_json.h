@@ -1,13 +1,15 @@
 // Reading JSON that a client sent: untrusted, so size, depth and key counts are capped and every
 // type is checked.
 //
-// Fields reads the members of one object by name. A member that is null counts as left out, as in
-// vLLM. Every complaint is an InvalidArgument whose where() is the member's name.
+// Fields reads the members of one object by name, and refuses by name what nobody has read. A
+// member that is null counts as left out, as in vLLM. Every complaint is an InvalidArgument whose
+// where() is the member's name.
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -21,7 +23,8 @@ using Json = nlohmann::ordered_json;
 constexpr size_t kMaxBodyBytes = size_t{64} << 20;
 
 // Throws InvalidArgument("body", ...): not JSON, not UTF-8, too large, nested deeper than 100, an
-// object with more than 10,000 members (lookups in an ordered object are linear).
+// object with more than 10,000 members (lookups in an ordered object are linear), more than
+// 2,000,000 values in all (each costs tens of bytes where its text may be two).
 Json parse_body(std::string_view text, size_t max_bytes = kMaxBodyBytes);
 
 // Compact JSON on one line. Bytes that are not UTF-8 become U+FFFD.
@@ -45,8 +48,12 @@ class Fields {
   const Json* array(const char* name) const;
   const Json* object(const char* name) const;
 
+  // Refuses the members that no call above has asked for.
+  void refuse_others() const;
+
  private:
   const Json& object_;
+  mutable std::set<std::string, std::less<>> asked_for_;
 };
 
 }  // namespace nanovllm::openai

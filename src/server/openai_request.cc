@@ -30,6 +30,22 @@ void refuse_unsupported(const Fields& fields) {
   }
 }
 
+// What asks for nothing here: hints, labels, and the values that a client's library may send by
+// itself. Read for their types, so that Fields knows them.
+void accept_harmless(const Fields& fields) {
+  for (const char* name : {"safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
+    fields.string(name);
+  fields.object("metadata");
+  fields.boolean("parallel_tool_calls");
+  refuse(fields, "store", false);
+  refuse(fields, "spaces_between_special_tokens", true);
+  refuse(fields, "detokenize", true);
+  refuse(fields, "include_reasoning", true);
+  if (const auto tier = fields.string("service_tier");
+      tier && *tier != "auto" && *tier != "default")
+    throw InvalidArgument("service_tier", "only 'auto' and 'default' are supported");
+}
+
 std::vector<std::string> parse_stop(const Json& stop) {
   if (stop.is_string()) return {stop.get<std::string>()};
   if (!stop.is_array())
@@ -235,14 +251,21 @@ ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDe
   request.endpoint = endpoint;
   request.model = fields.string("model").value_or("");
   refuse_unsupported(fields);
+  accept_harmless(fields);
   request.params = parse_sampling(fields, defaults);
   request.return_prompt_logprobs = request.params.prompt_logprobs.has_value();
   request.stream = fields.boolean("stream").value_or(false);
+  request.user = fields.string("user").value_or("");
+  request.request_id = fields.string("request_id").value_or("");
+  if (request.request_id.size() > 128)
+    throw InvalidArgument("request_id", "is longer than 128 bytes");
   if (const Json* options = fields.object("stream_options")) {
+    if (!request.stream) throw InvalidArgument("stream_options", "needs stream to be true");
     const Fields stream(*options, "stream_options");
     request.include_usage = stream.boolean("include_usage").value_or(false);
     request.continuous_usage =
-        request.include_usage && stream.boolean("continuous_usage_stats").value_or(false);
+        stream.boolean("continuous_usage_stats").value_or(false) && request.include_usage;
+    stream.refuse_others();
   }
   request.return_token_ids = fields.boolean("return_token_ids").value_or(false);
   request.return_tokens_as_token_ids = fields.boolean("return_tokens_as_token_ids").value_or(false);
@@ -263,6 +286,7 @@ ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDe
   } else {
     parse_completion(fields, request);
   }
+  fields.refuse_others();
   request.params.validate(vocab_size);
   return request;
 }

@@ -1,8 +1,9 @@
 // The body of a /v1/completions or /v1/chat/completions request, checked and turned into what the
 // engine takes.
 //
-// Fields are OpenAI's and vLLM's. What this engine does not do (beam search, structured output,
-// images, ...) is refused by name; fields it does not know are ignored, as vLLM ignores them. Every
+// Fields are OpenAI's and vLLM's. What this engine does not do (beam search, images, ...) and what
+// it does not know is refused by name, never ignored: a client that asks for something shall not
+// believe that it got it. Fields that ask for nothing are taken (accept_harmless). Every
 // complaint is an InvalidArgument whose where() is the field. Nothing here touches the engine: see
 // openai_service.h.
 #pragma once
@@ -22,6 +23,8 @@ struct ApiRequest {
   std::string model;  // as the client wrote it; empty if left out
   SamplingParams params;
   RequestOptions options;
+  std::string request_id;  // vLLM's: part of the response's id; empty if left out
+  std::string user;        // as the client wrote it; for the log
   bool stream = false, include_usage = false;
   bool continuous_usage = false;  // vLLM's: usage so far in each chunk
   bool return_token_ids = false;  // vLLM's: token_ids and prompt_token_ids in the response

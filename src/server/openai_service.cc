@@ -75,7 +75,13 @@ std::vector<Prompt> request_prompts(const LLM& llm, const ApiRequest& request) {
     prompts = {Prompt{render_chat(llm, request), {}, request.add_special_tokens}};
   for (Prompt& prompt : prompts) {
     if (!prompt.token_ids.empty() || prompt.text.empty()) continue;
-    prompt.token_ids = llm.encode(prompt.text, prompt.add_special_tokens);
+    const char* const field =
+        request.endpoint == Endpoint::kChatCompletions ? "messages" : "prompt";
+    try {
+      prompt.token_ids = llm.encode(prompt.text, prompt.add_special_tokens);
+    } catch (const Error& e) {  // no tokenizer, or a text that its pattern gives up on
+      throw InvalidArgument(field, e.reason());
+    }
     prompt.text.clear();
   }
   return prompts;

@@ -20,6 +20,10 @@ std::string sse(const Json& data) { return "data: " + dump(data) + "\n\n"; }
 ChunkStream::ChunkStream(const ApiRequest& request, const ResponseContext& context,
                          size_t num_prompts)
     : request_(request), context_(context), prompts_left_(num_prompts) {
+  prefix_ =
+      dump(header(context_, request.endpoint == Endpoint::kChatCompletions ? "chat.completion.chunk"
+                                                                           : "text_completion"));
+  prefix_.back() = ',';  // it goes on
   const size_t n = num_prompts * static_cast<size_t>(request.params.n);
   choices_.reserve(n);
   for (size_t i = 0; i < n; ++i)
@@ -38,18 +42,15 @@ std::string ChunkStream::on_event(size_t prompt, const StreamEvent& event) {
   if (event.request_finished) {
     usage_.add(output);
     if (--prompts_left_ == 0) {
-      if (request_.include_usage) {
-        Json body = header(context_, request_.endpoint == Endpoint::kChatCompletions
-                                         ? "chat.completion.chunk"
-                                         : "text_completion");
-        body["choices"] = Json::array();
-        body["usage"] = usage_.json();
-        out_ += sse(body);
-      }
+      if (request_.include_usage) send({{"choices", Json::array()}, {"usage", usage_.json()}});
       out_ += "data: [DONE]\n\n";
     }
   }
   return std::exchange(out_, "");
+}
+
+void ChunkStream::send(const Json& body) {
+  out_.append("data: ").append(prefix_).append(dump(body), 1, std::string::npos).append("\n\n");
 }
 
 void ChunkStream::add_chunks(size_t prompt, const RequestOutput& output,
@@ -124,8 +125,7 @@ Json ChunkStream::chat_choice(Choice& choice, const CompletionOutput& completion
 void ChunkStream::add(Json chunk_choice, const RequestOutput& output,
                       const CompletionOutput& completion, bool first) {
   const bool chat = request_.endpoint == Endpoint::kChatCompletions;
-  Json body = header(context_, chat ? "chat.completion.chunk" : "text_completion");
-  body["choices"] = Json::array();
+  Json body = {{"choices", Json::array()}};
   body["choices"].push_back(std::move(chunk_choice));
   if (chat && first && request_.return_token_ids)
     body["prompt_token_ids"] = output.prompt_token_ids;
@@ -138,7 +138,7 @@ void ChunkStream::add(Json chunk_choice, const RequestOutput& output,
                         .json();
   else if (request_.include_usage)
     body["usage"] = nullptr;
-  out_ += sse(body);
+  send(body);
 }
 
 }  // namespace nanovllm::openai

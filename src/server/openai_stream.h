@@ -38,10 +38,12 @@ class ChunkStream {
   Json chat_choice(Choice& choice, const CompletionOutput& completion, Json delta);
   void add(Json chunk_choice, const RequestOutput& output, const CompletionOutput& completion,
            bool first);
+  void send(const Json& body);  // a chunk: the header's members and these
 
   const ApiRequest& request_;
   const ResponseContext& context_;
   std::vector<Choice> choices_;
+  std::string prefix_;  // what all chunks begin with
   size_t prompts_left_;
   Usage usage_;
   std::string out_;

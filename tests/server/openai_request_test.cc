@@ -52,6 +52,32 @@ TEST(CompletionRequest, DefaultsAreVllms) {
   EXPECT_FALSE(r.echo || r.stream || r.return_token_ids);
 }
 
+TEST(CompletionRequest, WhatIsNotKnownIsRefusedByName) {
+  EXPECT_EQ(refused(R"("tempratur": 1)"), "tempratur");
+  EXPECT_EQ(refused(R"("messages": [])"), "messages");
+  EXPECT_EQ(refused(R"("tempratur": null)"), "(accepted)");
+  EXPECT_EQ(refused(R"("stream": true, "stream_options": {"usage": true})"), "usage");
+  EXPECT_EQ(refused(R"("stream_options": {"include_usage": true})"), "stream_options");
+}
+
+TEST(CompletionRequest, WhatAsksForNothingIsTaken) {
+  const ApiRequest r = completion(R"({"prompt": "x", "user": "u", "request_id": "r", "store": false,
+      "metadata": {"a": "b"}, "service_tier": "auto", "detokenize": true, "parallel_tool_calls": true})");
+  EXPECT_EQ(r.user, "u");
+  EXPECT_EQ(r.request_id, "r");
+  EXPECT_EQ(refused(R"("store": true)"), "store");
+  EXPECT_EQ(refused(R"("user": 5)"), "user");
+  EXPECT_EQ(refused(R"("service_tier": "flex")"), "service_tier");
+}
+
+TEST(Body, HoldsNoMoreThanTwoMillionValues) {
+  std::string list = "[1";
+  for (int i = 0; i < 1'999'000; ++i) list += ",1";
+  EXPECT_NO_THROW(parse_body(list + "]"));
+  for (int i = 0; i < 2'000; ++i) list += ",1";
+  EXPECT_THROW(parse_body(list + "]"), InvalidArgument);
+}
+
 TEST(CompletionRequest, TheFourShapesOfPrompt) {
   EXPECT_EQ(completion(R"({"prompt": ["a", "b"]})").prompts[1].text, "b");
   EXPECT_THAT(completion(R"({"prompt": [5, 6]})").prompts[0].token_ids, ElementsAre(5, 6));
