@@ -14,12 +14,15 @@ namespace {
 // How often timeouts are looked at.
 constexpr std::chrono::milliseconds kSweep{250};
 constexpr std::chrono::milliseconds kAcceptRetry{100};
+constexpr int kSendBuffer = 256 << 10;
 
 // A peer that vanished without a word is noticed after about a minute.
 void set_socket_options(tcp::socket& socket) {
   beast::error_code ignored;
   socket.set_option(tcp::no_delay(true), ignored);
   socket.set_option(asio::socket_base::keep_alive(true), ignored);
+  // By itself the kernel would keep up to 4 MB for a client that does not read.
+  socket.set_option(asio::socket_base::send_buffer_size(kSendBuffer), ignored);
   const int fd = socket.native_handle();
   const auto set = [fd](int option, int value) {
     setsockopt(fd, IPPROTO_TCP, option, &value, sizeof value);

@@ -129,7 +129,7 @@ class Raw:
 
 
 def head(path="/v1/completions", body=b"", method="POST", **headers):
-    fields = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": len(body), **headers}
+    fields = {"Host": "localhost", "Content_Type": "application/json", "Content_Length": len(body), **headers}
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items() if value is not None)
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 

@@ -204,7 +204,7 @@ TEST(CompletionRequest, WhatTheEngineLacksIsRefusedByName) {
       refused(
           R"("suffix": null, "use_beam_search": false, "length_penalty": 1.0, "response_format": {"type": "text"})"),
       "(accepted)");
-  EXPECT_EQ(refused(R"("user": "u", "something_new": {"a": [1]})"), "(accepted)");
+  EXPECT_EQ(refused(R"("user": "u", "something_new": {"a": [1]})"), "something_new");
 }
 
 TEST(CompletionRequest, EchoWithLogprobsScoresThePrompt) {
