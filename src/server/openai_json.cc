@@ -113,10 +113,10 @@ Fields::Fields(const Json& object, const std::string& where) : object_(object) {
   if (!object.is_object()) wrong_type(where, object, "an object");
 }
 
-void Fields::refuse_others() const {
+void Fields::refuse_others(const std::string& within) const {
   for (const auto& [name, value] : object_.items())
-    if (!value.is_null() && !asked_for_.contains(name))
-      throw InvalidArgument(name.size() <= 64 ? name : name.substr(0, 64) + "...",
+    if (!asked_for_.contains(name))
+      throw InvalidArgument(within + (name.size() <= 64 ? name : name.substr(0, 64) + "..."),
                             "is not supported");
 }
 

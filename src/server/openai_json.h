@@ -49,7 +49,8 @@ class Fields {
   const Json* object(const char* name) const;
 
   // Refuses the members that no call above has asked for.
-  void refuse_others() const;
+  // within: what the complaint's name begins with, "" or "stream_options.".
+  void refuse_others(const std::string& within = "") const;
 
  private:
   const Json& object_;

@@ -265,7 +265,7 @@ ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDe
     request.include_usage = stream.boolean("include_usage").value_or(false);
     request.continuous_usage =
         stream.boolean("continuous_usage_stats").value_or(false) && request.include_usage;
-    stream.refuse_others();
+    stream.refuse_others("stream_options.");
   }
   request.return_token_ids = fields.boolean("return_token_ids").value_or(false);
   request.return_tokens_as_token_ids = fields.boolean("return_tokens_as_token_ids").value_or(false);

@@ -218,7 +218,7 @@ class TestRequests:
             ("/v1/completions", {"prompt": "x", "nonsense": 1}, "nonsense"),
             ("/v1/completions", {"prompt": "x", "messages": MESSAGES}, "messages"),
             ("/v1/chat/completions", {"messages": MESSAGES, "prompt": "x"}, "prompt"),
-            ("/v1/completions", {"prompt": "x", "stream": True, "stream_options": {"a": 1}}, "a"),
+            ("/v1/completions", {"prompt": "x", "stream": True, "stream_options": {"a": 1}}, "stream_options.a"),
             ("/v1/completions", {"prompt": "x", "stream_options": {"include_usage": True}}, "stream_options"),
             ("/v1/completions", {"prompt": "x", "use_beam_search": True}, "use_beam_search"),
             ("/v1/completions", {"prompt": "x", "store": True}, "store"),
@@ -238,7 +238,7 @@ class TestRequests:
     def test_what_asks_for_nothing_is_taken(self, server):
         harmless = {
             "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "safety_identifier": "s",
-            "prompt_cache_key": "k", "request_id": "mine", "nothing": None, "cache_salt": "s", "priority": 3,
+            "prompt_cache_key": "k", "request_id": "mine", "cache_salt": "s", "priority": 3,
         }
         status, _, answer = server.post("/v1/completions", json.loads(completion(**harmless)))
         assert status == 200 and answer["id"] == "cmpl-mine"
