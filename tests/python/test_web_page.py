@@ -319,6 +319,22 @@ def test_engine_view_pause_step_and_shared_blocks(page, server):
     assert after["stats"]["kv_blocks_used"] == 0 and len(expand(after["cached"])) >= 6
 
 
+def test_pausing_with_many_requests_under_way(page):
+    """A browser has six connections to a server: examples must not take them all."""
+    page.open("engine")
+    page.wait(lambda: page.texts("#tiles dd"))
+    page.one("#pause").click()
+    page.wait(lambda: page.one("#pause").text == "Resume")
+    for _ in range(2):
+        page.js("const e = document.getElementById('example'); e.value = 'many'; e.dispatchEvent(new Event('change'))")
+    page.wait(lambda: page.texts("#requests .badge") == ["waiting"] * 24)
+    page.one("#single-step").click()
+    page.wait(lambda: "prefill" in page.texts("#requests .badge"))
+    page.one("#pause").click()
+    page.wait(lambda: page.one("#pause").text == "Pause")
+    page.wait(lambda: page.texts("#requests .empty"))
+
+
 def test_a_paused_engine_goes_on_when_the_last_viewer_leaves(page, server):
     page.open("engine")
     page.wait(lambda: page.texts("#tiles dd"))

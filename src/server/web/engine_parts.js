@@ -9,7 +9,9 @@ const plural = (n, one, many = one + "s") => `${formatNumber(n)} ${n === 1 ? one
 
 export function showTiles(frame, config, speed) {
   const { stats, phases } = frame;
-  const looked = stats.prompt_tokens_cached + stats.prompt_tokens_computed;
+  // The server counts what a request found in the cache when it ends.
+  const cached = frame.sequences.reduce((sum, s) => sum + (s.index ? 0 : s.fromCache), stats.prompt_tokens_cached);
+  const looked = cached + stats.prompt_tokens_computed;
   const used = stats.kv_blocks_used / config.num_blocks;
   const time = frame.seconds * 1000;
   const tiles = [
@@ -18,7 +20,7 @@ export function showTiles(frame, config, speed) {
      frame.snapshot ? "nothing is being computed" : `${formatNumber((100 * phases.model) / Math.max(frame.seconds, 1e-9))} % of it in the model`],
     ["Running", formatNumber(stats.running), plural(stats.waiting, "more is waiting", "more are waiting")],
     ["KV blocks in use", formatNumber(100 * used, used < 0.1 && used > 0 ? 1 : 0) + " %", `${formatNumber(stats.kv_blocks_used)} of ${formatNumber(config.num_blocks)}`],
-    ["Prefix cache", looked ? formatNumber((100 * stats.prompt_tokens_cached) / looked, 1) + " %" : "–", `${plural(stats.prompt_tokens_cached, "prompt token")} not computed again`],
+    ["Prefix cache", looked ? formatNumber((100 * cached) / looked, 1) + " %" : "–", `${plural(cached, "prompt token")} not computed again`],
     ["Preemptions", formatNumber(stats.preemptions), "requests thrown out for a while"],
   ];
   if (stats.num_draft_tokens)

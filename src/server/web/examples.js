@@ -1,6 +1,8 @@
 // Example requests, to have something to look at: token ids, so that they run on every model.
 import { postJson } from "./api.js";
 
+const kMostOpen = 2;  // a browser keeps six connections to a server, and the page needs some
+let open = 0;
 let lastSeed = Date.now() % 89;
 
 function ids(count, seed) {
@@ -10,14 +12,19 @@ function ids(count, seed) {
 // name: a value of the page's list. The answers are of no interest.
 export async function sendExample(name, config) {
   if (!name || !config) return;
-  const room = config.max_model_len, seed = ++lastSeed;
-  const cap = (n) => Math.max(1, Math.min(n, Math.floor(room / 2) - 1));
-  const send = (prompt, tokens) => postJson("/v1/completions", { model: config.model, prompt, max_tokens: cap(tokens), ignore_eos: true, temperature: 0 });
-  const prefix = ids(cap(100), seed);
-  const lists = {
-    prefix: () => [send([...prefix, ...ids(12, seed + 1)].slice(0, cap(112)), 80), send([...prefix, ...ids(30, seed + 2)].slice(0, cap(130)), 80)],
-    long: () => [send(ids(20, seed), 120), send(ids(30, seed + 1), 120), send(ids(cap(1500), seed + 2), 40)],
-    many: () => Array.from({ length: 12 }, (_, i) => send(ids(cap(20 + 25 * i), seed + i), 60)),
-  };
-  await Promise.all(lists[name]());
+  if (open >= kMostOpen) throw new Error("Wait until the examples that were sent are done.");
+  const longest = Math.max(1, Math.floor(config.max_model_len / 2) - 1), seed = ++lastSeed;
+  const prompt = (count, from = seed) => ids(Math.min(count, longest), from);
+  const alike = (count, more) => [...ids(100, seed), ...ids(count, seed + more)].slice(0, longest);
+  const [prompts, tokens] = {
+    prefix: () => [[alike(12, 1), alike(30, 2)], 80],
+    long: () => [[prompt(20), prompt(30, seed + 1), prompt(1500, seed + 2)], 100],
+    many: () => [Array.from({ length: 12 }, (_, i) => prompt(20 + 25 * i, seed + i)), 60],
+  }[name]();
+  ++open;
+  try {
+    await postJson("/v1/completions", { model: config.model, prompt: prompts, max_tokens: Math.min(tokens, longest), ignore_eos: true, temperature: 0 });
+  } finally {
+    --open;
+  }
 }
