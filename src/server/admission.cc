@@ -162,15 +162,15 @@ void Admission::submit(std::shared_ptr<ApiCall> call, const Visitor& visitor) {
         length + request.params.n * (most < 0 ? kExpectedOutput : std::min(most, kExpectedOutput));
   }
   const auto slots = static_cast<int64_t>(call->prompts.size() * completions);
-  const http::ResponderPtr responder = call->responder;
+  const uint64_t id = ticket->id_ = next_id_++;
+  // Before it can start, for ApiCall::start puts another in its place.
+  call->responder->on_disconnect([this, id] { drop(id); });
   bool newcomer = false;
-  uint64_t id = 0;
   {
     const std::lock_guard lock(mutex_);
-    if (aborting_) return send_error(*responder, 503, "the server is shutting down");
+    if (aborting_) return send_error(*call->responder, 503, "the server is shutting down");
     visitor.record->n = request.params.n;
     visitor.record->max_tokens = request.params.max_tokens;
-    id = ticket->id_ = next_id_++;
     newcomer = queue_.push({.id = id,
                             .key = visitor.key,
                             .priority = request.options.priority,
@@ -179,7 +179,6 @@ void Admission::submit(std::shared_ptr<ApiCall> call, const Visitor& visitor) {
     call->ticket = std::move(ticket);
     waiting_[id] = std::move(call);
   }
-  responder->on_disconnect([this, id] { drop(id); });
   // A newcomer does not wait for the end of the step, which is done again afterwards.
   if (!post([this](LLM& llm) { pump(llm); }, newcomer)) drop(id);
 }

@@ -7,6 +7,7 @@
 // requests hold Tickets.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -110,7 +111,7 @@ class Admission {
   EngineThread* engine_;  // null: closed
   FairQueue queue_;
   std::unordered_map<uint64_t, std::shared_ptr<ApiCall>> waiting_;
-  uint64_t next_id_ = 1;
+  std::atomic<uint64_t> next_id_ = 1;
   bool aborting_ = false;
   std::vector<std::weak_ptr<ApiCall>> running_;  // engine thread: what may still run
 };
