@@ -150,6 +150,7 @@ int run_serve(ServeOptions options) {
   admission_options.model_name = api_options.model_names[0];
   admission_options.version = NANO_VLLM_VERSION;
   admission_options.slots = options.config.max_num_seqs;
+  admission_options.step_tokens = options.config.max_num_batched_tokens;
   admission_options.max_model_len = llm.memory_plan().max_model_len;
   admission = std::make_unique<Admission>(admission_options, engine);
   api = std::make_unique<ApiServer>(llm, engine, *admission, api_options);

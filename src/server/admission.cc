@@ -43,6 +43,7 @@ void Ticket::on_event(size_t prompt, const StreamEvent& event) {
     state.computed = true;
     const int64_t cached = event.output->num_cached_tokens;
     computed += state.length - cached;
+    admission_.uncomputed_ -= state.length;
     record.prompt_tokens += state.length;
     record.cached_tokens += cached;
   }
@@ -190,14 +191,18 @@ void Admission::pump(LLM& llm) {
     {
       const std::lock_guard lock(mutex_);
       engine = engine_;
-      const auto entry = queue_.pop(now());
+      // The engine gets prompts for its next step and no more: whoever comes meanwhile is in time
+      // for the step after it. Where there is one key only, order does not matter.
+      const bool enough = many_keys() && uncomputed_ >= options_.step_tokens;
+      const auto entry = queue_.pop(now(), enough);
       if (!entry) return;
       const auto it = waiting_.find(entry->id);
       if (it == waiting_.end()) continue;  // on its way out: its Ticket is about to leave
       call = std::move(it->second);
       waiting_.erase(it);
       // Among several keys the order of their requests is the fair queue's affair.
-      if (options_.keys.keys().size() > 1) call->request.options.priority = entry->level;
+      if (many_keys()) call->request.options.priority = entry->level;
+      for (const Ticket::PromptState& prompt : call->ticket->prompts_) uncomputed_ += prompt.length;
       call->ticket->record_->entered = now();
     }
     call->start(llm, *engine);
@@ -222,8 +227,10 @@ void Admission::leave(Ticket& ticket) {
     const std::lock_guard lock(mutex_);
     // Prompts that were given up on have been computed in part: they count as if wholly.
     for (const Ticket::PromptState& prompt : ticket.prompts_)
-      if (ticket.record_->entered >= 0 && !prompt.computed)
+      if (ticket.record_->entered >= 0 && !prompt.computed) {
         queue_.charge(ticket.id_, prompt.length, time);
+        uncomputed_ -= prompt.length;
+      }
     queue_.remove(ticket.id_);
     others_wait = queue_.num_queued() > 0;
   }

@@ -68,7 +68,8 @@ class Ticket {
 struct AdmissionOptions {
   ApiKeys keys;
   std::string model_name, version;
-  int64_t slots = 64;  // max_num_seqs
+  int64_t slots = 64;         // max_num_seqs
+  int64_t step_tokens = 512;  // max_num_batched_tokens
   int64_t max_model_len = 0;
   int64_t max_queued_requests = 10'000;   // of all keys
   std::shared_ptr<AccessLog> access_log;  // may be null
@@ -102,6 +103,7 @@ class Admission {
   void refuse(http::Responder& responder, size_t key, const FairQueue::Refusal& refusal);
   bool post(EngineThread::Task task, bool urgent = false);  // false: the engine is gone
   void leave(Ticket& ticket);
+  bool many_keys() const { return options_.keys.keys().size() > 1; }
   void drop(uint64_t id);  // its client has left
 
   const AdmissionOptions options_;
@@ -110,6 +112,7 @@ class Admission {
   std::mutex mutex_;
   EngineThread* engine_;  // null: closed
   FairQueue queue_;
+  int64_t uncomputed_ = 0;  // prompt tokens of what is in the engine
   std::unordered_map<uint64_t, std::shared_ptr<ApiCall>> waiting_;
   std::atomic<uint64_t> next_id_ = 1;
   bool aborting_ = false;

@@ -103,7 +103,7 @@ void ApiServer::json_route(std::string path, JsonHandler handler, Access access)
           responder->add_header("Retry-After", "1");
           return send_error(*responder, 503, "too many large requests at once");
         }
-        workers_.post([this, handler, request, responder, size] {
+        workers_.post(request->visitor.key, [this, handler, request, responder, size] {
           waiting_bytes_ -= size;
           try {
             if (responder->gone()) return;

@@ -73,7 +73,7 @@ bool FairQueue::push(const Request& request) {
   live_[request.id] = {.request = request, .arrival = arrival};
   share.queue.insert({request.priority, arrival, request.id});
   ++num_queued_;
-  return shares_.size() > 1 && share.turn == Turn::kNew && share.running == 0 && used_slots_ > 0;
+  return shares_.size() > 1 && share.turn == Turn::kNew && used_slots_ > 0;
 }
 
 bool FairQueue::wants(const Share& share) const {
@@ -85,10 +85,11 @@ bool FairQueue::active(const Share& share) const {
   return !share.queue.empty() || share.running > 0;
 }
 
-std::optional<FairQueue::Entry> FairQueue::pop(double now) {
+std::optional<FairQueue::Entry> FairQueue::pop(double now, bool newcomers_only) {
   while (true) {
     bool wanted = false;
     for (std::deque<size_t>* list : {&new_, &old_}) {
+      if (list == &old_ && newcomers_only) return std::nullopt;
       for (size_t i = list->size(); i > 0; --i) {
         const size_t key = list->front();
         Share& share = shares_[key];
@@ -140,9 +141,7 @@ FairQueue::Entry FairQueue::enter(size_t key, double now) {
   Entry entry{.id = first->id};
   share.queue.erase(first);
   if (shares_.size() > 1)
-    entry.level = share.running == 0 && share.turn == Turn::kNew ? 0
-                  : share.running_slots < share.owned_slots      ? 1
-                                                                 : 2;
+    entry.level = share.turn == Turn::kNew ? 0 : share.running_slots < share.owned_slots ? 1 : 2;
   --num_queued_;
   ++share.running;
   share.running_slots += live.request.slots;

@@ -6,9 +6,9 @@
 // and settled while it runs, so a deficit can fall below zero; it is then made up for before the
 // key enters anything else. A key that waits for nothing saves up one quantum at most.
 //
-// A key that comes back with something left to spend goes before those that have been waiting all
-// along (as in Linux's fq_codel): whoever asks little never queues behind who asks a lot. Inside a
-// key, order is priority, then arrival.
+// A newcomer is a key that comes back, from having nothing waiting, with something left to spend.
+// It goes before those that have been waiting all along (as in Linux's fq_codel): whoever asks
+// little never queues behind who asks a lot. Inside a key, order is priority, then arrival.
 //
 // Every key owns a part of the engine's slots, by weight, and at least one. Who uses more has
 // borrowed them, and gives them back when an owner with something left to spend wants them: an
@@ -60,11 +60,11 @@ class FairQueue {
   // The next request to enter the engine, if there is room for one.
   struct Entry {
     uint64_t id = 0;
-    // 0: a newcomer, nothing else of its key runs; 1: in a slot that its key owns; 2: in a borrowed
-    // one. Always 0 if there is one key only.
+    // 0: a newcomer's; 1: in a slot that its key owns; 2: in a borrowed one. Always 0 if there is
+    // one key only.
     int level = 0;
   };
-  std::optional<Entry> pop(double now);
+  std::optional<Entry> pop(double now, bool newcomers_only = false);
 
   // A request that has entered has computed so many more tokens.
   void charge(uint64_t id, int64_t tokens, double now);

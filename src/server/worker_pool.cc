@@ -17,10 +17,10 @@ WorkerPool::~WorkerPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void WorkerPool::post(std::function<void()> job) {
+void WorkerPool::post(size_t lane, std::function<void()> job) {
   {
     const std::lock_guard lock(mutex_);
-    jobs_.push_back(std::move(job));
+    lanes_[lane].push_back(std::move(job));
   }
   wake_.notify_one();
 }
@@ -30,10 +30,14 @@ void WorkerPool::loop() {
     std::function<void()> job;
     {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
+      wake_.wait(lock, [this] { return stop_ || !lanes_.empty(); });
       if (stop_) return;
-      job = std::move(jobs_.front());
-      jobs_.pop_front();
+      auto lane = lanes_.upper_bound(last_lane_);
+      if (lane == lanes_.end()) lane = lanes_.begin();
+      last_lane_ = lane->first;
+      job = std::move(lane->second.front());
+      lane->second.pop_front();
+      if (lane->second.empty()) lanes_.erase(lane);
     }
     job();
   }

@@ -1,10 +1,12 @@
 // WorkerPool: a few threads for what would hold up the I/O thread or the engine: parsing bodies,
-// rendering templates, tokenizing, compiling grammars. Jobs start in the order they came.
+// rendering templates, tokenizing, compiling grammars. The jobs of a lane start in the order they
+// came.
 #pragma once
 
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -18,14 +20,16 @@ class WorkerPool {
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
 
-  void post(std::function<void()> job);  // any thread; a job does not throw
+  // Any thread; a job does not throw. Each lane is somebody's: those with jobs take turns.
+  void post(size_t lane, std::function<void()> job);
 
  private:
   void loop();
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<std::function<void()>> jobs_;
+  std::map<size_t, std::deque<std::function<void()>>> lanes_;  // none of them empty
+  size_t last_lane_ = 0;
   bool stop_ = false;
   std::vector<std::thread> threads_;
 };

@@ -175,6 +175,17 @@ TEST(FairQueue, AnOwnerGetsItsSlotsBackFromWhoBorrowedThem) {
   EXPECT_EQ(engine.queue.num_running(1), 8);
 }
 
+TEST(FairQueue, OnlyNewcomersEnterWhenTheEngineHasEnough) {
+  FairQueue queue({{}, {}}, 16, 100);
+  for (uint64_t id = 0; id < 10; ++id) queue.push({.id = id, .key = 0, .tokens = 1000});
+  EXPECT_TRUE(queue.pop(0));
+  EXPECT_FALSE(queue.pop(0, true));  // its turn is over
+  EXPECT_TRUE(queue.push({.id = 20, .key = 1, .tokens = 10}));
+  EXPECT_EQ(queue.pop(0, true)->id, 20u);
+  EXPECT_FALSE(queue.pop(0, true));
+  EXPECT_TRUE(queue.pop(0));
+}
+
 TEST(FairQueue, PriorityThenArrivalInsideAKey) {
   Engine engine({{}, {}}, 1);
   const uint64_t a = engine.push(0, 1, 1, 5), b = engine.push(0, 1, 1, -1),

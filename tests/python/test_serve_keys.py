@@ -1,0 +1,307 @@
+"""Many users on one server: API keys, limits, caches of their own, fair share, metrics, the access log."""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from conftest import BINARY, TINY
+
+MODEL = TINY / "llama-chat"
+LONG = "one two three four five six seven eight nine ten " * 8
+
+
+def digest(key):
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Server:
+    """A server of a tiny model, with these flags, until the end of the with block."""
+
+    def __init__(self, tmp_path, keys=None, flags=(), env=None):
+        self.log = tmp_path / "access.jsonl"
+        command = [BINARY, "serve", MODEL, "--port", "0", "--access-log", self.log, *flags]
+        if keys is not None:
+            path = tmp_path / "keys.json"
+            path.write_text(json.dumps({"keys": keys}))
+            command += ["--api-key-file", path]
+        self.process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True,
+                                        env={**os.environ, **(env or {})})
+        self.url = None
+        for line in self.process.stderr:
+            if line.startswith("listening on "):
+                self.url = line.split()[-1]
+                break
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+
+    def __enter__(self):
+        assert self.url, "the server did not start"
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        assert self.process.wait(30) == 0
+
+    def request(self, path, body=None, key=None, headers=()):
+        """(status, headers, text)"""
+        fields = {"Content-Type": "application/json", **dict(headers)}
+        if key:
+            fields["Authorization"] = f"Bearer {key}"
+        data = json.dumps(body).encode() if body is not None else None
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, data, fields), timeout=60) as r:
+                return r.status, r.headers, r.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers, error.read().decode()
+
+    def complete(self, key=None, prompt="one two three", max_tokens=4, **fields):
+        status, headers, text = self.request(
+            "/v1/completions", {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True,
+                                **fields}, key)
+        return status, headers, json.loads(text)
+
+    def cached(self, key, **fields):
+        status, _, answer = self.complete(key, LONG, **fields)
+        assert status == 200
+        return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    def metrics(self, key=None):
+        """{(name, labels as a frozenset): value}"""
+        status, headers, text = self.request("/metrics", key=key)
+        assert status == 200 and headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        return {(sample.name, frozenset(sample.labels.items())): sample.value
+                for family in text_string_to_metric_families(text) for sample in family.samples}
+
+    def lines(self, count):
+        for _ in range(100):  # a line is written when the client has its answer already
+            lines = self.log.read_text().splitlines()
+            if len(lines) >= count:
+                return [json.loads(line) for line in lines]
+            time.sleep(0.05)
+        raise AssertionError(f"{len(lines)} lines")
+
+
+ALICE = {"name": "alice", "key_sha256": digest("key of alice"), "admin": True}
+BOB = {"name": "bob", "key_sha256": digest("key of bob")}
+
+
+def test_without_a_key_only_health_and_the_description_are_open(tmp_path):
+    with Server(tmp_path, [ALICE, BOB]) as server:
+        for key in (None, "wrong", digest("key of alice"), "key of alicf"):
+            status, headers, answer = server.complete(key)
+            assert status == 401 and headers["WWW-Authenticate"] == "Bearer"
+            assert answer["error"]["code"] == "invalid_api_key"
+            assert answer["error"].keys() == {"message", "type", "param", "code"}
+        for path in ("/v1/models", "/version", "/metrics"):
+            assert server.request(path)[0] == 401
+        assert server.request("/tokenize", {"prompt": "a"})[0] == 401
+        for path in ("/health", "/openapi.json"):
+            assert server.request(path)[0] == 200
+        assert server.complete("key of alice")[0] == 200
+        assert server.complete("key of bob")[0] == 200
+        assert server.request("/v1/models", key="key of bob")[0] == 200
+        assert server.request("/metrics", key="key of bob")[0] == 403
+        assert server.request("/metrics", key="key of alice")[0] == 200
+
+
+def test_keys_of_the_command_line_and_the_environment(tmp_path):
+    with Server(tmp_path, flags=["--api-key", "first", "--api-key", "second"]) as server:
+        assert [server.complete(key)[0] for key in ("first", "second", "third", None)] == [200, 200, 401, 401]
+        assert server.request("/metrics", key="second")[0] == 200
+    with Server(tmp_path, env={"NANO_VLLM_API_KEY": "from the environment"}) as server:
+        assert [server.complete(key)[0] for key in ("from the environment", None)] == [200, 401]
+
+
+@pytest.mark.parametrize("flags, keys, message", [
+    (["--host", "0.0.0.0"], None, "--api-key-file"),
+    ([], [{"name": "x", "key_sha256": "12"}], "keys[0].key_sha256: must be the 64 hex digits"),
+    ([], [BOB, {**BOB, "name": "carol"}], "keys[1]: 'carol' has the same key as 'bob'"),
+    ([], [{**BOB, "wight": 2}], "keys[0].wight: is no field of a key"),
+    (["--api-key-file", "/nonexistent.json"], None, "cannot read '/nonexistent.json'"),
+    (["--access-log", "/nonexistent/log"], None, "--access-log: cannot open"),
+])
+def test_mistakes_are_named_before_the_model_is_loaded(tmp_path, flags, keys, message):
+    if keys is not None:
+        (tmp_path / "keys.json").write_text(json.dumps({"keys": keys}))
+        flags = ["--api-key-file", str(tmp_path / "keys.json")]
+    result = subprocess.run([str(BINARY), "serve", "/nonexistent-model", "--port", "0", *flags], text=True,
+                            capture_output=True, timeout=60)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "nonexistent-model" not in result.stderr
+
+
+def test_limits_are_answered_with_429_and_when_to_come_back(tmp_path):
+    keys = [ALICE, {**BOB, "requests_per_minute": 2},
+            {"name": "carol", "key_sha256": digest("carol"), "tokens_per_minute": 20}]
+    with Server(tmp_path, keys) as server:
+        assert [server.complete("key of bob")[0] for _ in range(2)] == [200, 200]
+        status, headers, answer = server.complete("key of bob")
+        assert status == 429 and 25 <= int(headers["Retry-After"]) <= 30
+        assert answer["error"]["code"] == "rate_limit_exceeded" and "requests_per_minute" in answer["error"]["message"]
+        assert server.complete("carol", LONG)[0] == 200  # counted when it has been computed
+        status, headers, answer = server.complete("carol")
+        assert status == 429 and int(headers["Retry-After"]) > 60
+        assert "tokens_per_minute" in answer["error"]["message"]
+        assert server.request("/v1/models", key="carol")[0] == 200  # costs nothing
+        assert server.complete("key of alice")[0] == 200
+        refused = {labels: value for (name, labels), value in server.metrics("key of alice").items()
+                   if name == "nano_vllm:key_requests_refused_total"}
+        assert refused == {frozenset({("key", "alice")}): 0, frozenset({("key", "bob")}): 1,
+                           frozenset({("key", "carol")}): 1}
+
+
+def test_a_full_queue_is_answered_with_429(tmp_path):
+    keys = [ALICE, {**BOB, "max_concurrent_requests": 1, "max_queued_requests": 1}]
+    with Server(tmp_path, keys) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(server.complete, "key of bob", "a", 1500) for _ in range(6)]
+        answers = [answer.result() for answer in answers]
+        assert {status for status, _, _ in answers} == {200, 429}
+        for status, headers, answer in answers:
+            if status == 429:
+                assert answer["error"]["code"] == "queue_full" and int(headers["Retry-After"]) >= 1
+        assert server.complete("key of bob")[0] == 200
+
+
+def test_nobody_can_tell_what_others_have_asked(tmp_path):
+    shared = [{"name": name, "key_sha256": digest(name), "shared_cache": True} for name in ("carol", "dave")]
+    with Server(tmp_path, [ALICE, BOB, *shared]) as server:
+        assert server.cached("key of alice") == 0
+        assert server.cached("key of alice") > 0
+        assert server.cached("key of bob") == 0
+        assert server.cached("key of bob", cache_salt="key alice\n") == 0
+        assert server.cached("carol") == 0
+        assert server.cached("carol", cache_salt="key alice\n") == 0
+        assert server.cached("dave") > 0  # on purpose
+        assert server.cached("dave", cache_salt="mine") == 0
+
+
+def test_metrics_are_prometheus_text_with_vllms_names(tmp_path):
+    with Server(tmp_path, flags=["--served-model-name", 'a "quoted\\name']) as server:
+        assert server.complete(prompt=LONG, max_tokens=5)[0] == 200
+        assert server.complete(prompt=LONG, max_tokens=5, n=2, temperature=1)[0] == 200
+        assert server.complete(prompt="x" * 100_000)[0] == 400
+        metrics = server.metrics()
+        model = ("model_name", 'a "quoted\\name')
+
+        def value(name, *labels):
+            return metrics["nano_vllm:" + name, frozenset({model, *labels})]
+
+        assert value("generation_tokens_total") == 15
+        assert value("prompt_tokens_total") == value("prefix_cache_queries_total") > 100
+        assert 0 < value("prefix_cache_hits_total") < value("prompt_tokens_total")
+        assert value("request_success_total", ("finished_reason", "length")) == 3
+        assert value("num_requests_running") == value("num_requests_waiting") == 0
+        assert value("kv_cache_usage_perc") == 0
+        for name, count in {"time_to_first_token_seconds": 2, "e2e_request_latency_seconds": 2,
+                            "inter_token_latency_seconds": 12, "request_queue_time_seconds": 3,
+                            "request_prefill_time_seconds": 2, "request_time_per_output_token_seconds": 2,
+                            "request_prompt_tokens": 2}.items():
+            assert value(name + "_count") == count, name
+            buckets = [(float(dict(labels)["le"]), v) for (full, labels), v in metrics.items()
+                       if full == f"nano_vllm:{name}_bucket"]
+            assert [v for _, v in sorted(buckets)] == sorted(v for _, v in buckets)
+            assert max(buckets) == (float("inf"), count)
+        assert value("iteration_tokens_total_count") > 5
+        assert metrics["process_resident_memory_bytes", frozenset()] > 1e6
+        assert metrics["nano_vllm:http_responses_total", frozenset({("status", "400")})] == 1
+
+
+def test_the_access_log_says_who_what_and_how_much_and_nothing_else(tmp_path):
+    with Server(tmp_path, [ALICE, BOB]) as server:
+        server.complete("key of bob", "a secret prompt", 5)
+        server.complete("not a key")
+        server.request("/nothing%0A%22here%1b", key="key of alice")
+        server.request("/v1/completions", {"prompt": "a secret prompt", "stream": True, "max_tokens": 3}, "key of bob")
+        lines = server.lines(4)
+    assert [(line["key"], line["status"]) for line in lines] == [("bob", 200), (None, 401), ("alice", 404), ("bob", 200)]
+    first = lines[0]
+    assert first["method"] == "POST" and first["path"] == "/v1/completions" and first["remote"] == "127.0.0.1"
+    assert first["output_tokens"] == 5 and first["prompt_tokens"] > 0 and first["finish_reasons"] == ["length"]
+    assert 0 <= first["queue_seconds"] <= first["ttft_seconds"] <= first["seconds"]
+    assert lines[2]["path"] == '/nothing\n"here\x1b'  # escaped, on one line
+    raw = server.log.read_text()
+    assert "secret" not in raw and "key of" not in raw and "\x1b" not in raw
+    assert oct(server.log.stat().st_mode & 0o777) == "0o640"
+
+
+def test_a_flood_of_one_key_does_not_delay_another(tmp_path):
+    """Order instead of times: of 200 long requests of one key hardly any is finished before a short one of another
+    key that comes after them all."""
+    with Server(tmp_path, [ALICE, BOB], ["--max-num-seqs", "4", "--max-num-batched-tokens", "64"]) as server:
+        finished, entered = [], threading.Semaphore(0)
+
+        def flood(i):
+            entered.release()
+            assert server.complete("key of alice", LONG + str(i), 200)[0] == 200
+            finished.append("alice")
+
+        with concurrent.futures.ThreadPoolExecutor(210) as pool:
+            jobs = [pool.submit(flood, i) for i in range(200)]
+            for _ in jobs:
+                entered.acquire()
+            while not server.metrics("key of alice")["nano_vllm:key_requests_waiting", frozenset({("key", "alice")})]:
+                time.sleep(0.01)
+            ahead = []
+            for _ in range(5):
+                before = len(finished)
+                assert server.complete("key of bob", "short", 2)[0] == 200
+                ahead.append(len(finished) - before)
+            for job in jobs:
+                job.result()
+        # 200 requests in 4 slots: one that queued behind them would see 196 of them finish.
+        assert sorted(ahead)[2] <= 8, ahead
+        assert max(ahead) <= 40, ahead
+
+
+def test_weights_are_shares(tmp_path):
+    """Two keys ask for more than there is; what each has when the first is done follows the weights."""
+    keys = [{**ALICE, "weight": 3}, BOB]
+    with Server(tmp_path, keys, ["--max-num-seqs", "8"]) as server, \
+            concurrent.futures.ThreadPoolExecutor(80) as pool:
+        done = {"alice": 0, "bob": 0}
+        snapshot = []
+
+        def ask(name):
+            assert server.complete(f"key of {name}", "a b c", 1200)[0] == 200
+            done[name] += 1
+            if done["alice"] == 30 and not snapshot:
+                snapshot.append(done["bob"])
+
+        jobs = [pool.submit(ask, name) for _ in range(40) for name in ("alice", "bob")]
+        for job in jobs:
+            job.result()
+        assert 5 <= snapshot[0] <= 16, snapshot  # 10 would be exact
+
+
+def test_who_leaves_the_queue_leaves_nothing_behind(tmp_path):
+    import socket
+    with Server(tmp_path, [ALICE, BOB], ["--max-num-seqs", "1"]) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        body = json.dumps({"prompt": "a b c", "max_tokens": 1000, "ignore_eos": True, "stream": True})
+        sockets = []
+        for _ in range(30):
+            s = socket.create_connection((host, int(port)))
+            s.sendall((f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer key of bob\r\n"
+                       f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode())
+            sockets.append(s)
+        time.sleep(0.05)
+        for s in sockets:
+            s.close()
+        for _ in range(200):
+            metrics = server.metrics("key of alice")
+            load = [metrics[f"nano_vllm:key_requests_{what}", frozenset({("key", "bob")})]
+                    for what in ("waiting", "running")]
+            if load == [0, 0]:
+                break
+            time.sleep(0.05)
+        assert load == [0, 0]
+        assert server.complete("key of bob")[0] == 200
