@@ -138,6 +138,7 @@ bool LLMEngine::step(const std::atomic<bool>* give_up) {
     for (const ScheduledSequence& s : scheduled) postprocess(s);
   } else {
     ++stats_.steps_dropped;
+    scheduler_.drop_step();
     for (const ScheduledSequence& s : scheduled)
       if (!s.draft.empty()) block_manager_.trim(*s.seq);
   }

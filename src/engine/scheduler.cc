@@ -42,9 +42,8 @@ std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
   budget_ = max_num_batched_tokens_;
 
   // Should one come in before others go on? Those have every second step at least.
-  const bool possible = max_priority_ == INT_MAX && !waiting_.empty() && !running_.empty();
-  const int first = possible ? priority(**waiting_.begin()) : INT_MAX;
-  max_priority_ = possible && first < priority(*running_.back()) ? first : INT_MAX;
+  const int first = waiting_.empty() || running_.empty() ? INT_MAX : priority(**waiting_.begin());
+  max_priority_ = first < max_priority_ && first < priority(*running_.back()) ? first : INT_MAX;
   const bool memory_left = schedule_decodes();
   for (Sequence* seq : running_)
     if (budget_ > 0 && takes_part(*seq) && !seq->is_decoding())

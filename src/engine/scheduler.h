@@ -42,10 +42,10 @@ class Scheduler {
   void add(Sequence& seq);     // to the waiting ones
   void finish(Sequence& seq);  // for whatever reason, at any moment but inside schedule()
 
-  // Fills the batch and says what is in it; empty if there is nothing to do, or if who is to come
-  // in before others cannot. Valid until the next call.
+  // Fills the batch and says what is in it, which may be nothing. Valid until the next call.
   std::span<const ScheduledSequence> schedule(Batch& batch);
   void postprocess(Sequence& seq, int64_t num_tokens);  // so many more are in the cache now
+  void drop_step() { max_priority_ = INT_MAX; }         // the last schedule() was for nothing
 
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }

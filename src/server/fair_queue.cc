@@ -140,8 +140,12 @@ FairQueue::Entry FairQueue::enter(size_t key, double now) {
   Live& live = live_.at(first->id);
   Entry entry{.id = first->id};
   share.queue.erase(first);
-  if (shares_.size() > 1)
-    entry.level = share.turn == Turn::kNew ? 0 : share.running_slots < share.owned_slots ? 1 : 2;
+  if (shares_.size() > 1) {
+    const bool somebody_borrows = std::ranges::any_of(
+        shares_, [](const Share& other) { return other.running_slots > other.owned_slots; });
+    const bool owned = share.running_slots < share.owned_slots;
+    entry.level = share.turn == Turn::kNew ? 0 : owned && somebody_borrows ? 1 : 2;
+  }
   --num_queued_;
   ++share.running;
   share.running_slots += live.request.slots;

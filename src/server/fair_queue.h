@@ -60,8 +60,8 @@ class FairQueue {
   // The next request to enter the engine, if there is room for one.
   struct Entry {
     uint64_t id = 0;
-    // 0: a newcomer's; 1: in a slot that its key owns; 2: in a borrowed one. Always 0 if there is
-    // one key only.
+    // 0: a newcomer's; 1: in a slot that its key owns while another has borrowed some; 2: all
+    // others. Always 0 if there is one key only.
     int level = 0;
   };
   std::optional<Entry> pop(double now, bool newcomers_only = false);
