@@ -108,6 +108,11 @@ bool load_keys(ServeOptions& options) {
 int run_serve(ServeOptions options) {
   AdmissionOptions& admission_options = options.admission;
   const bool keys = load_keys(options);
+  // Among several keys nobody should wait long for another's step; on a processor 128 tokens a step
+  // compute as many a second as 512.
+  if (admission_options.keys.keys().size() > 1 &&
+      options.config.max_num_batched_tokens == EngineConfig().max_num_batched_tokens)
+    options.config.max_num_batched_tokens = 128;
   if (!options.access_log.empty())
     admission_options.access_log = std::make_shared<AccessLog>(options.access_log);
   if (!keys && !is_loopback(options.http.host) && !options.allow_unauthenticated)
