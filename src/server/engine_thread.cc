@@ -1,6 +1,7 @@
 #include "server/engine_thread.h"
 
 #include <algorithm>
+#include <chrono>
 #include <future>
 #include <utility>
 
@@ -93,7 +94,7 @@ bool EngineThread::failed() const {
 void EngineThread::loop() {
   std::vector<Task> tasks;
   Task hook;
-  int steps_to_finish = 0;  // before one may be given up again
+  double credit = 0;  // seconds of work that may be thrown away: one for three that are not
   try {
     while (true) {
       bool step = false;
@@ -114,8 +115,11 @@ void EngineThread::loop() {
       if (!step) continue;
       if (hook) hook(llm_);
       if (!llm_.has_unfinished_requests()) continue;
-      const bool done = llm_.step(steps_to_finish > 0 ? nullptr : &urgent_);
-      steps_to_finish = done ? std::max(0, steps_to_finish - 1) : 2;
+      const auto start = std::chrono::steady_clock::now();
+      const bool done = llm_.step(credit > 0 ? &urgent_ : nullptr);
+      const double seconds =
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      credit = done ? std::min(2.0, credit + seconds / 3) : credit - seconds;
       const std::lock_guard lock(mutex_);
       if (done && paused_ && steps_wanted_ > 0) --steps_wanted_;
     }

@@ -33,8 +33,8 @@ class EngineThread {
 
   // Any thread. False if the engine was stopped or has failed: the task will not run.
   bool post(Task task);
-  // As post, but the step under way is given up for it, and done again afterwards; unless one of
-  // the last two was given up, so that steps go on whatever is posted.
+  // As post, but the step under way is given up for it, and done again afterwards; if that costs no
+  // more than a quarter of the time, so that steps go on whatever is posted.
   bool post_urgent(Task task);
   // As post, and waits for the task to be done. Not from the engine's own thread.
   bool run(const Task& task);
