@@ -10,6 +10,7 @@
 #include "api/step_recorder.h"
 #include "engine/llm_engine.h"
 #include "nanovllm/inspect.h"
+#include "structured/grammar_compiler.h"
 #include "tokenizer/chat_template.h"
 #include "tokenizer/tokenizer.h"
 
@@ -91,6 +92,10 @@ struct LLM::Impl {
     model.checkpoint.reset();  // the weights are packed; the files are not needed any more
     model.plan.weights_bytes = runner.weight_bytes();
     model.info.backend = runner.backend().name();
+    if (model.tokenizer)
+      grammar_compiler = std::make_unique<GrammarCompiler>(
+          *model.tokenizer, model.model.vocab_size, model.model.eos_token_ids,
+          RehearsalLimits{.seconds = model.config.structured_outputs_timeout});
     if (model.info.has_chat_template)
       chat_template = std::make_unique<ChatTemplate>(model.tokenizer->chat_template(),
                                                      model.info.name + ": chat template");
@@ -106,6 +111,7 @@ struct LLM::Impl {
   LLMEngine engine;
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
   std::unique_ptr<ChatTemplate> chat_template;
+  std::unique_ptr<GrammarCompiler> grammar_compiler;  // null without a tokenizer
 };
 
 LLM::LLM(const EngineConfig& config) : impl_(std::make_unique<Impl>(open_model(config))) {}
@@ -119,10 +125,20 @@ uint64_t LLM::add_request(const Prompt& prompt, const SamplingParams& params,
   if (ids.empty() && !prompt.text.empty()) ids = encode(prompt.text, prompt.add_special_tokens);
   if (!params.stop.empty() && !impl_->model.tokenizer)
     throw InvalidArgument("stop", "needs a tokenizer, which this model does not have");
-  return impl_->engine.add_request(std::move(ids), params, std::move(callback), options);
+  SamplingParams ready = params;
+  compile(&ready.structured_outputs);
+  return impl_->engine.add_request(std::move(ids), std::move(ready), std::move(callback), options);
 }
 
-void LLM::compile(StructuredOutputs* outputs) const { outputs->validate(); }
+void LLM::compile(StructuredOutputs* outputs) const {
+  outputs->validate();
+  if (!outputs->enabled()) return;
+  if (!impl_->grammar_compiler)
+    throw InvalidArgument("structured_outputs",
+                          "needs a tokenizer, which this model does not have");
+  if (!outputs->compiled || !impl_->grammar_compiler->made(*outputs->compiled))
+    outputs->compiled = impl_->grammar_compiler->compile(*outputs);
+}
 
 void LLM::cancel(uint64_t request_id) { impl_->engine.cancel(request_id); }
 bool LLM::step(const std::atomic<bool>* give_up) { return impl_->engine.step(give_up); }

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <limits>
 
+#include "cli/cli.h"
 #include "nanovllm/error.h"
 #include "server/openai_json.h"
+#include "server/structured_request.h"
 
 namespace nanovllm::cli {
 namespace {
@@ -26,6 +28,21 @@ std::map<int32_t, double> parse_logit_bias(const std::string& flag, const std::s
                                     R"(); give JSON such as {"42": -100})");
   }
   return bias;
+}
+
+StructuredOutputs parse_structured_outputs(const std::string& flag, const std::string& text) {
+  try {
+    return openai::parse_structured_outputs(openai::parse_body(text), flag);
+  } catch (const InvalidArgument& e) {
+    throw InvalidArgument(flag, e.where() == flag ? e.reason() : e.what());
+  }
+}
+
+void set_structured_outputs(SamplingParams& params, const std::string& flag,
+                            StructuredOutputs outputs) {
+  if (params.structured_outputs.enabled())
+    throw InvalidArgument(flag, "the answer's form has been given already");
+  params.structured_outputs = std::move(outputs);
 }
 
 }  // namespace
@@ -83,6 +100,9 @@ void add_engine_flags(Flags& flags, EngineConfig* config) {
                &config->enable_prefix_caching, true);
   flags.toggle("--no-enable-prefix-caching", "compute every prompt anew",
                &config->enable_prefix_caching, false);
+  flags.number("--structured-outputs-timeout",
+               "seconds that compiling a schema or grammar may take (default: 5)",
+               &config->structured_outputs_timeout);
   flags.value("--speculative-config", "JSON",
               R"(guess tokens from the text so far and check them several at a time, as )"
               R"({"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 5, )"
@@ -180,6 +200,18 @@ void add_sampling_flags(Flags& flags, SamplingFlags* sampling, EngineConfig* con
       [&p](const std::string& flag, const std::string& value) {
         p.stop_token_ids.push_back(static_cast<int32_t>(parse_integer(flag, value, 0, kMaxId)));
       });
+  flags.value("--structured-outputs", "JSON",
+              R"(a form that the answer must have, as in a request: {"json": SCHEMA}, {"regex": )"
+              R"("..."}, {"choice": ["yes", "no"]}, {"grammar": "..."} or {"json_object": true})",
+              [&p](const std::string& flag, const std::string& value) {
+                set_structured_outputs(p, flag, parse_structured_outputs(flag, value));
+              });
+  flags.value("--json-schema", "FILE", "the same with the JSON schema in a file; - is stdin",
+              [&p](const std::string& flag, const std::string& value) {
+                StructuredOutputs outputs;
+                outputs.json = read_text_file(value, size_t{1} << 20);
+                set_structured_outputs(p, flag, std::move(outputs));
+              });
   flags.toggle("--ignore-eos", "go on after the model's end-of-text token", &p.ignore_eos);
 }
 

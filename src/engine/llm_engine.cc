@@ -78,7 +78,9 @@ uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams para
     seq->token_ids = prompt;
     seq->num_prompt_tokens = length;
     seq->block_table.reserve(blocks);
-    if (speculative_config_.enabled())
+    if (const auto& grammar = params.structured_outputs.compiled)
+      seq->matcher = std::make_unique<GrammarMatcher>(grammar, vocab_size_, params.stop_token_ids);
+    else if (speculative_config_.enabled())
       seq->proposer =
           std::make_unique<NgramProposer>(speculative_config_, length + params.max_tokens);
     request->sequences.push_back(std::move(seq));
@@ -130,7 +132,9 @@ bool LLMEngine::step(const std::atomic<bool>* give_up) {
   last_lap_ = std::chrono::steady_clock::now();
   const auto scheduled = scheduler_.schedule(batch_);
   lap(&stats_.seconds.schedule);
+  for (const ScheduledSequence& s : scheduled) mask_worker_.add(s.seq->matcher.get());
   const bool done = scheduled.empty() || runner_.run(batch_, give_up);
+  mask_worker_.wait();
   lap(&stats_.seconds.model);
   if (done) {
     stats_.steps += !scheduled.empty();
@@ -232,13 +236,14 @@ bool LLMEngine::append(Sequence& seq, int32_t token, PositionLogprobs* logprobs)
   Request& request = *seq.request;
   FinishReason reason = FinishReason::kLength;
   try {
+    if (token >= 0 && seq.matcher) seq.matcher->advance(token);
     if (token >= 0) {
       ++stats_.tokens_generated;
       reason = output_processor_.append(seq, token, logprobs);
     } else {
       output_processor_.end(seq, reason);
     }
-  } catch (...) {  // a callback that throws ends its own request and nobody else's
+  } catch (...) {  // a callback or matcher that throws ends its own request and nobody else's
     abort(request);
   }
   if (reason != FinishReason::kNone && !seq.is_finished()) {

@@ -18,6 +18,7 @@
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
 #include "model/model_runner.h"
+#include "structured/mask_worker.h"
 
 namespace nanovllm {
 
@@ -67,6 +68,7 @@ class LLMEngine {
   StepHook step_hook_;
 
   std::unordered_map<uint64_t, std::unique_ptr<Request>> requests_;
+  MaskWorker mask_worker_;          // of sequences whose text must have a form
   std::vector<uint64_t> finished_;  // to be forgotten at the end of the step
   bool in_step_ = false;
   uint64_t next_request_id_ = 1;

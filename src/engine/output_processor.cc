@@ -2,23 +2,9 @@
 
 #include <algorithm>
 
+#include "tokenizer/partial_match.h"
+
 namespace nanovllm {
-namespace {
-
-bool contains(const std::vector<int32_t>& ids, int32_t id) {
-  return std::ranges::find(ids, id) != ids.end();
-}
-
-// Length of the longest end of text that one of the stop strings starts with.
-size_t possible_stop_start(const std::string& text, const std::vector<std::string>& stops) {
-  size_t longest = 0;
-  for (const std::string& stop : stops)
-    for (size_t n = std::min(stop.size() - 1, text.size()); n > longest; --n)
-      if (text.compare(text.size() - n, n, stop, 0, n) == 0) longest = n;
-  return longest;
-}
-
-}  // namespace
 
 OutputProcessor::OutputProcessor(const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids)
     : tokenizer_(tokenizer), eos_token_ids_(std::move(eos_token_ids)) {}
@@ -31,9 +17,11 @@ void OutputProcessor::start(Sequence& seq) const {
 
 bool OutputProcessor::stops_at(const Sequence& seq, int32_t token, CompletionOutput& out) const {
   const SamplingParams& params = seq.request->params;
+  if (seq.matcher && seq.matcher->is_terminated()) return true;
   if (seq.num_output_tokens() <= params.min_tokens) return false;
-  if (!params.ignore_eos && contains(eos_token_ids_, token)) return true;
-  if (!contains(params.stop_token_ids, token)) return false;
+  auto among = [&](const auto& ids) { return std::ranges::find(ids, token) != ids.end(); };
+  if (!params.ignore_eos && among(eos_token_ids_)) return true;
+  if (!among(params.stop_token_ids)) return false;
   out.stop_reason = std::to_string(token);
   return true;
 }
@@ -80,7 +68,7 @@ bool OutputProcessor::advance_text(Sequence& seq, const std::string& piece, bool
       return true;
     }
   }
-  const size_t held = may_stop && !is_last ? possible_stop_start(text, params.stop) : 0;
+  const size_t held = may_stop && !is_last ? longest_start_at_end(text, params.stop) : 0;
   out.text.append(text, 0, text.size() - held);
   text.erase(0, text.size() - held);
   return false;

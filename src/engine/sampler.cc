@@ -39,10 +39,13 @@ void Sampler::adjust(const Sequence& seq, int64_t position, std::span<float> log
     changes_.push_back({id, logits[id]});
     logits[id] = value;
   };
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  if (seq.matcher) seq.matcher->for_each_forbidden([&](int32_t id) { set(id, kNever); });
   for (const auto& [id, bias] : params.logit_bias) set(id, logits[id] + static_cast<float>(bias));
-  if (position - seq.num_prompt_tokens < params.min_tokens)
+  if (position - seq.num_prompt_tokens < params.min_tokens &&
+      !(seq.matcher && seq.matcher->must_stop()))
     for (const auto* ids : {&params.stop_token_ids, &eos_token_ids_})
-      for (int32_t id : *ids) set(id, -std::numeric_limits<float>::infinity());
+      for (int32_t id : *ids) set(id, kNever);
   if (params.repetition_penalty != 1.0 || params.presence_penalty != 0 ||
       params.frequency_penalty != 0)
     apply_penalties(seq, position, logits);

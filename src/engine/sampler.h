@@ -24,8 +24,8 @@ class Sampler {
 
   // The token of seq at `position`, by the logits [vocab_size] of the one before. seq has those
   // tokens at least; what guesses are behind them is not looked at. Steps, in vLLM's order:
-  // min_tokens and logit_bias, penalties, then greedy, or temperature, min_p, top_k, top_p and a
-  // draw. The logits are adjusted in place, and are what they were when it returns.
+  // form, logit_bias and min_tokens, penalties, then greedy, or temperature, min_p, top_k, top_p
+  // and a draw. The logits are adjusted in place, and are what they were when it returns.
   int32_t sample(const Sequence& seq, int64_t position, std::span<float> logits);
 
   // log_softmax(logits) of `token`, then of the top_n most likely tokens.

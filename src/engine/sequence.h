@@ -12,6 +12,7 @@
 
 #include "nanovllm/llm.h"
 #include "speculative/ngram_proposer.h"
+#include "structured/grammar_matcher.h"
 #include "tokenizer/tokenizer.h"
 
 namespace nanovllm {
@@ -34,7 +35,8 @@ struct Sequence {
   int64_t num_hashed_blocks = 0;  // leading blocks that are full, computed and hashed
   uint64_t last_hash = 0;         // chained hash of those
 
-  std::unique_ptr<NgramProposer> proposer;  // null without speculative decoding
+  std::unique_ptr<GrammarMatcher> matcher;  // null if the text may have any form
+  std::unique_ptr<NgramProposer> proposer;  // null without speculative decoding, or with a matcher
 
   // Kept by the output processor.
   std::unique_ptr<IncrementalDetokenizer> detokenizer;  // null without a tokenizer

@@ -210,16 +210,32 @@ void ApiServer::complete(openai::Endpoint endpoint, const ApiHttpRequest& http_r
     throw InvalidArgument(request.params.n > 1 ? "n" : "prompt",
                           "asks for " + std::to_string(choices) + " completions; one request may " +
                               "ask for " + std::to_string(kMaxChoices));
-  std::vector<Prompt> prompts = openai::request_prompts(llm_, request);
   const std::string* header = http_request.header("X-Request-Id");
-  const std::string id = !request.request_id.empty()               ? request.request_id
-                         : header && header->size() <= kMaxIdBytes ? *header
-                                                                   : openai::random_digits();
+  std::string digits = !request.request_id.empty()               ? request.request_id
+                       : header && header->size() <= kMaxIdBytes ? *header
+                                                                 : openai::random_digits();
+  if (!openai::needs_compiling(request))
+    return start(std::move(request), digits, http_request.visitor, responder);
+  compilers_.post(http_request.visitor.key,
+                  [this, request = std::move(request), digits = std::move(digits),
+                   visitor = http_request.visitor, responder] {
+                    try {
+                      if (!responder->gone()) start(request, digits, visitor, responder);
+                    } catch (const std::exception& e) {
+                      send_error(*responder, e);
+                    }
+                  });
+}
+
+void ApiServer::start(openai::ApiRequest request, const std::string& digits, const Visitor& visitor,
+                      const http::ResponderPtr& responder) {
+  openai::prepare(llm_, request);
+  std::vector<Prompt> prompts = openai::request_prompts(llm_, request);
   openai::ResponseContext context =
-      openai::make_context(llm_, request, options_.model_names[0], id);
+      openai::make_context(llm_, request, options_.model_names[0], digits);
   admission_.submit(std::make_shared<ApiCall>(std::move(request), std::move(prompts),
                                               std::move(context), responder),
-                    http_request.visitor);
+                    visitor);
 }
 
 Json ApiServer::model_card(const std::string& name) const {

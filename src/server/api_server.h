@@ -65,6 +65,9 @@ class ApiServer {
   void check_model(const std::string& name) const;  // throws NotFound
   void complete(openai::Endpoint endpoint, const ApiHttpRequest& request, const openai::Json& body,
                 const http::ResponderPtr& responder);
+  // What is left to be done off the engine's thread; throws what is to be answered.
+  void start(openai::ApiRequest request, const std::string& digits, const Visitor& visitor,
+             const http::ResponderPtr& responder);
   openai::Json model_card(const std::string& name) const;
   openai::Json tokenize(const openai::Json& body) const;
   openai::Json detokenize(const openai::Json& body) const;
@@ -85,6 +88,7 @@ class ApiServer {
   std::vector<Route> routes_;
   std::atomic<size_t> waiting_bytes_{0};  // of bodies in the workers' queue
   WorkerPool workers_{2};
+  WorkerPool compilers_{2};  // of schemas and grammars, where a hostile one may take seconds
 };
 
 }  // namespace nanovllm

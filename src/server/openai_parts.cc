@@ -1,6 +1,7 @@
 #include "server/openai_parts.h"
 
 #include <algorithm>
+#include <random>
 
 namespace nanovllm::openai {
 namespace {
@@ -30,6 +31,15 @@ Json chat_token(const ApiRequest& request, const ResponseContext& context, const
 
 }  // namespace
 
+std::string random_digits() {
+  static thread_local std::mt19937_64 random{std::random_device{}()};
+  std::string digits;
+  for (int i = 0; i < 2; ++i)
+    for (uint64_t bits = random(), digit = 0; digit < 16; ++digit, bits >>= 4)
+      digits += "0123456789abcdef"[bits & 15];
+  return digits;
+}
+
 Json header(const ResponseContext& context, const char* object) {
   return {{"id", context.id},
           {"object", object},
@@ -37,9 +47,27 @@ Json header(const ResponseContext& context, const char* object) {
           {"model", context.model}};
 }
 
-Json finish_reason(const CompletionOutput& output) {
+Json finish_reason(const CompletionOutput& output, int num_calls) {
   if (output.finish_reason == FinishReason::kNone) return nullptr;
+  if (output.finish_reason == FinishReason::kStop && num_calls > 0) return "tool_calls";
   return to_string(output.finish_reason);
+}
+
+Json tool_calls(const std::vector<ToolDelta::Call>& calls, bool chunk) {
+  Json list = Json::array();
+  for (const ToolDelta::Call& call : calls) {
+    Json entry = Json::object(), function = Json::object();
+    if (chunk) entry["index"] = call.index;
+    if (!call.name.empty()) {
+      entry["id"] = "call_" + random_digits();
+      entry["type"] = "function";
+      function["name"] = call.name;
+    }
+    function["arguments"] = call.arguments;
+    entry["function"] = std::move(function);
+    list.push_back(std::move(entry));
+  }
+  return list;
 }
 
 Json stop_reason(const ApiRequest& request, const CompletionOutput& output) {

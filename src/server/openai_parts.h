@@ -10,10 +10,17 @@
 
 namespace nanovllm::openai {
 
+// 32 random hex digits.
+std::string random_digits();
+
 // {"id", "object", "created", "model"}
 Json header(const ResponseContext& context, const char* object);
 
-Json finish_reason(const CompletionOutput& output);  // null while it runs
+// null while it runs; "tool_calls" if it stopped and made some.
+Json finish_reason(const CompletionOutput& output, int num_calls = 0);
+// OpenAI's tool_calls: of a message, or of a chunk, whose entries carry their index, and a name
+// only where the call begins.
+Json tool_calls(const std::vector<ToolDelta::Call>& calls, bool chunk);
 // The stop string, or the stop token's id as a number; null for EOS and length.
 Json stop_reason(const ApiRequest& request, const CompletionOutput& output);
 

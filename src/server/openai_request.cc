@@ -3,6 +3,8 @@
 #include <charconv>
 #include <limits>
 
+#include "server/structured_request.h"
+
 namespace nanovllm::openai {
 namespace {
 
@@ -16,18 +18,13 @@ void refuse(const Fields& fields, const char* name, const Json& off = nullptr) {
 
 void refuse_unsupported(const Fields& fields) {
   for (const char* name :
-       {"guided_json", "guided_regex", "guided_choice", "guided_grammar",
-        "guided_whitespace_pattern", "guided_decoding_backend", "structured_outputs",
-        "structural_tag", "logits_processors", "allowed_token_ids", "bad_words",
-        "truncate_prompt_tokens", "prompt_embeds", "mm_processor_kwargs", "kv_transfer_params"})
+       {"guided_whitespace_pattern", "guided_decoding_backend", "structural_tag",
+        "logits_processors", "allowed_token_ids", "bad_words", "truncate_prompt_tokens",
+        "prompt_embeds", "mm_processor_kwargs", "kv_transfer_params"})
     refuse(fields, name);
   refuse(fields, "use_beam_search", false);
   refuse(fields, "length_penalty", 1.0);
   refuse(fields, "early_stopping", false);
-  if (const Json* format = fields.object("response_format")) {
-    const auto type = Fields(*format, "response_format").string("type");
-    if (type != "text") throw InvalidArgument("response_format", "only type 'text' is supported");
-  }
 }
 
 // What asks for nothing here: hints, labels, and the values that a client's library may send by
@@ -183,11 +180,10 @@ void parse_chat(const Fields& fields, ApiRequest& request) {
     request.template_options["reasoning_effort"] = *effort;
   if (const Json* documents = fields.array("documents"))
     request.template_options["documents"] = *documents;
-  if (const Json* tools = fields.array("tools"); tools && !tools->empty())
-    request.template_options["tools"] = *tools;
-  if (const Json* choice = fields.get("tool_choice");
-      choice && *choice != "none" && *choice != "auto")
-    throw InvalidArgument("tool_choice", "only 'none' and 'auto' are supported");
+  request.tools = parse_tool_request(fields);
+  if (!request.tools.tools.empty()) request.template_options["tools"] = request.tools.tools;
+  if (request.tools.choice == ToolRequest::Choice::kRequired && !request.structured_field.empty())
+    throw InvalidArgument("tool_choice", "cannot be combined with " + request.structured_field);
   request.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
   request.continue_final_message = fields.boolean("continue_final_message").value_or(false);
   request.add_special_tokens = fields.boolean("add_special_tokens").value_or(false);
@@ -253,6 +249,9 @@ ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDe
   refuse_unsupported(fields);
   accept_harmless(fields);
   request.params = parse_sampling(fields, defaults);
+  StructuredField structured = parse_structured(fields);
+  request.params.structured_outputs = std::move(structured.outputs);
+  request.structured_field = std::move(structured.name);
   request.return_prompt_logprobs = request.params.prompt_logprobs.has_value();
   request.stream = fields.boolean("stream").value_or(false);
   request.user = fields.string("user").value_or("");

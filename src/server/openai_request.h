@@ -13,6 +13,7 @@
 
 #include "nanovllm/llm.h"
 #include "server/openai_json.h"
+#include "server/tool_calls.h"
 
 namespace nanovllm::openai {
 
@@ -22,6 +23,7 @@ struct ApiRequest {
   Endpoint endpoint = Endpoint::kCompletions;
   std::string model;  // as the client wrote it; empty if left out
   SamplingParams params;
+  std::string structured_field;  // the one that asks for a form of the text; empty if none
   RequestOptions options;
   std::string request_id;  // vLLM's: part of the response's id; empty if left out
   std::string user;        // as the client wrote it; for the log
@@ -36,6 +38,8 @@ struct ApiRequest {
   bool echo = false;
 
   // Chat: the template's input. The prompt is rendered when the request is submitted.
+  ToolRequest tools;
+  ToolFormat tool_format = ToolFormat::kNone;  // set by prepare(); kNone: no calls are looked for
   Json messages = Json::array();
   Json template_options = Json::object();  // tools, documents, chat_template_kwargs
   bool add_generation_prompt = true;

@@ -53,12 +53,20 @@ Json chat_body(const ApiRequest& request, const ResponseContext& context,
                const RequestOutput& output) {
   Json choices = Json::array();
   for (const CompletionOutput& completion : output.outputs) {
+    ToolCallParser parser(request.tool_format, request.tools);
+    ToolDelta said = parser.add(completion.text);
+    said.content += parser.finish().content;
+    Json message = {{"role", "assistant"}, {"content", said.content}, {"refusal", nullptr}};
+    if (!said.calls.empty()) {
+      if (said.content.empty()) message["content"] = nullptr;
+      message["tool_calls"] = tool_calls(said.calls, /*chunk=*/false);
+    }
     Json choice = {
         {"index", completion.index},
-        {"message", {{"role", "assistant"}, {"content", completion.text}, {"refusal", nullptr}}},
+        {"message", std::move(message)},
         {"logprobs", request.params.logprobs ? chat_logprobs(request, context, completion.logprobs)
                                              : Json(nullptr)},
-        {"finish_reason", finish_reason(completion)},
+        {"finish_reason", finish_reason(completion, parser.num_calls())},
         {"stop_reason", stop_reason(request, completion)}};
     if (request.return_token_ids) choice["token_ids"] = completion.token_ids;
     choices.push_back(std::move(choice));

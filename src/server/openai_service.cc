@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <memory>
-#include <random>
 
 namespace nanovllm::openai {
 namespace {
@@ -44,15 +43,6 @@ std::string render_chat(const LLM& llm, const ApiRequest& request) {
 
 }  // namespace
 
-std::string random_digits() {
-  static thread_local std::mt19937_64 random{std::random_device{}()};
-  std::string digits;
-  for (int i = 0; i < 2; ++i)
-    for (uint64_t bits = random(), digit = 0; digit < 16; ++digit, bits >>= 4)
-      digits += "0123456789abcdef"[bits & 15];
-  return digits;
-}
-
 ResponseContext make_context(const LLM& llm, const ApiRequest& request, const std::string& model,
                              const std::string& digits) {
   const bool chat = request.endpoint == Endpoint::kChatCompletions,
@@ -67,6 +57,33 @@ ResponseContext make_context(const LLM& llm, const ApiRequest& request, const st
               [&llm, skip_special](const std::vector<int32_t>& ids) {
                 return llm.info().has_tokenizer ? llm.decode(ids, skip_special) : std::string();
               }};
+}
+
+bool needs_compiling(const ApiRequest& request) {
+  return request.params.structured_outputs.enabled() ||
+         request.tools.choice == ToolRequest::Choice::kRequired;
+}
+
+void prepare(const LLM& llm, ApiRequest& request) {
+  const ToolRequest& tools = request.tools;
+  StructuredOutputs& outputs = request.params.structured_outputs;
+  std::string field = request.structured_field;
+  if (!tools.tools.empty() && tools.choice != ToolRequest::Choice::kNone) {
+    request.tool_format = detect_tool_format(llm.chat_template());
+    if (request.tool_format == ToolFormat::kNone)
+      throw InvalidArgument("tools",
+                            "are not supported: the model's chat template has none, or writes "
+                            "calls in another way than Qwen2.5, Qwen3 and Llama 3.1 do");
+    if (tools.choice == ToolRequest::Choice::kRequired) {
+      outputs = required_calls(request.tool_format, tools);
+      field = "tools";
+    }
+  }
+  try {
+    llm.compile(&outputs);
+  } catch (const InvalidArgument& e) {
+    throw InvalidArgument(field.empty() ? e.where() : field, e.reason());
+  }
 }
 
 std::vector<Prompt> request_prompts(const LLM& llm, const ApiRequest& request) {
@@ -127,6 +144,7 @@ std::vector<uint64_t> submit(LLM& llm, ApiRequest request, const std::string& mo
     std::function<void(const Json&)> done;
     Collector collector;
   };
+  prepare(llm, request);
   const std::vector<Prompt> prompts = request_prompts(llm, request);
   ResponseContext context = make_context(llm, request, model, random_digits());
   auto pending = std::make_shared<Pending>(

@@ -1,5 +1,5 @@
-// Runs an ApiRequest on an LLM: renders the chat template, tokenizes, queues the prompts, and puts
-// together one response body when the last of them is finished.
+// Runs an ApiRequest on an LLM: compiles its schema, renders the chat template, tokenizes, queues
+// the prompts, and puts together one response body when the last of them is finished.
 #pragma once
 
 #include <functional>
@@ -8,17 +8,21 @@
 #include <vector>
 
 #include "nanovllm/llm.h"
+#include "server/openai_parts.h"
 #include "server/openai_request.h"
 #include "server/openai_response.h"
 
 namespace nanovllm::openai {
 
-// 32 random hex digits.
-std::string random_digits();
-
 // A response's context; `id` is "cmpl-" or "chatcmpl-" and `digits`. llm outlives it.
 ResponseContext make_context(const LLM& llm, const ApiRequest& request, const std::string& model,
                              const std::string& digits);
+
+// What a request needs of the model before anything else: its schema or grammar compiled, its tools
+// in the model's own format. Any thread, but one that may wait for seconds: see needs_compiling().
+// Throws InvalidArgument naming the field.
+void prepare(const LLM& llm, ApiRequest& request);
+bool needs_compiling(const ApiRequest& request);
 
 // The prompts of a request as token ids (as text, where there is no tokenizer to refuse it); a
 // chat's is rendered with the model's template. Any thread. Throws InvalidArgument.

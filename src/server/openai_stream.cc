@@ -27,7 +27,8 @@ ChunkStream::ChunkStream(const ApiRequest& request, const ResponseContext& conte
   const size_t n = num_prompts * static_cast<size_t>(request.params.n);
   choices_.reserve(n);
   for (size_t i = 0; i < n; ++i)
-    choices_.push_back({.logprobs = CompletionLogprobs(request_, context_)});
+    choices_.push_back({.logprobs = CompletionLogprobs(request_, context_),
+                        .calls = ToolCallParser(request_.tool_format, request_.tools)});
 }
 
 std::string ChunkStream::on_event(size_t prompt, const StreamEvent& event) {
@@ -71,8 +72,7 @@ void ChunkStream::add_chunks(size_t prompt, const RequestOutput& output,
                    {"finish_reason", nullptr}};
       add(std::move(role), output, completion, true);
     }
-    Json delta = {{"content", completion.text.substr(choice.text)}};
-    add(chat_choice(choice, completion, std::move(delta)), output, completion, false);
+    add_chat_chunk(choice, output, completion);
   } else {
     if (first && request_.echo && request_.params.logprobs) choice.logprobs.add_prompt(output);
     Json chunk = completion_choice(choice, prompt, output, completion);
@@ -87,6 +87,19 @@ void ChunkStream::add_chunks(size_t prompt, const RequestOutput& output,
   choice.text = completion.text.size();
   choice.tokens = completion.token_ids.size();
   choice.finished = ends;
+}
+
+void ChunkStream::add_chat_chunk(Choice& choice, const RequestOutput& output,
+                                 const CompletionOutput& completion) {
+  ToolDelta said = choice.calls.add(std::string_view(completion.text).substr(choice.text));
+  const bool ends = completion.finish_reason != FinishReason::kNone;
+  if (ends) said.content += choice.calls.finish().content;
+  const bool with_tokens = request_.params.logprobs || request_.return_token_ids;
+  if (said.content.empty() && said.calls.empty() && !ends && !with_tokens) return;  // held back
+  Json delta = Json::object();
+  if (!said.content.empty() || said.calls.empty()) delta["content"] = said.content;
+  if (!said.calls.empty()) delta["tool_calls"] = tool_calls(said.calls, /*chunk=*/true);
+  add(chat_choice(choice, completion, std::move(delta)), output, completion, false);
 }
 
 Json ChunkStream::completion_choice(Choice& choice, size_t prompt, const RequestOutput&,
@@ -114,7 +127,7 @@ Json ChunkStream::chat_choice(Choice& choice, const CompletionOutput& completion
   Json chunk = {{"index", completion.index},
                 {"delta", std::move(delta)},
                 {"logprobs", std::move(logprobs)},
-                {"finish_reason", finish_reason(completion)}};
+                {"finish_reason", finish_reason(completion, choice.calls.num_calls())}};
   if (completion.finish_reason != FinishReason::kNone)
     chunk["stop_reason"] = stop_reason(request_, completion);
   if (request_.return_token_ids)

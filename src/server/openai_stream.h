@@ -30,11 +30,14 @@ class ChunkStream {
     size_t text = 0, tokens = 0;  // sent so far
     bool started = false, finished = false;
     CompletionLogprobs logprobs;
+    ToolCallParser calls;  // of a chat
   };
 
   void add_chunks(size_t prompt, const RequestOutput& output, const CompletionOutput& completion);
   Json completion_choice(Choice& choice, size_t prompt, const RequestOutput& output,
                          const CompletionOutput& completion);
+  void add_chat_chunk(Choice& choice, const RequestOutput& output,
+                      const CompletionOutput& completion);
   Json chat_choice(Choice& choice, const CompletionOutput& completion, Json delta);
   void add(Json chunk_choice, const RequestOutput& output, const CompletionOutput& completion,
            bool first);

@@ -1,7 +1,10 @@
 #include "tokenizer/decoder.h"
 
+#include <algorithm>
+
 #include "formats/text.h"
 #include "nanovllm/error.h"
+#include "tokenizer/byte_level.h"
 #include "tokenizer/decoder_stages.h"
 #include "tokenizer/json_fields.h"
 #include "tokenizer/regex.h"
@@ -78,6 +81,21 @@ std::vector<std::unique_ptr<DecoderStage>> Decoder::stages() const {
   std::vector<std::unique_ptr<DecoderStage>> stages;
   for (const auto& spec : specs_) stages.push_back(make_decoder_stage(spec));
   return stages;
+}
+
+std::string Decoder::bytes_of(const std::string& token) const {
+  auto has = [&](Kind kind) {
+    return std::any_of(specs_.begin(), specs_.end(), [&](const auto& s) { return s.kind == kind; });
+  };
+  if (has(Kind::kByteLevel)) return chars_to_bytes(token).value_or(token);
+  if (has(Kind::kByteFallback))
+    if (const auto byte = fallback_byte(token)) return std::string(1, static_cast<char>(*byte));
+  DecoderStream stream(*this);
+  std::string before, text;
+  stream.add("a", before);  // the first token of a text may lose its space
+  stream.add(token, text);
+  stream.finish(text);
+  return text;
 }
 
 void DecoderStream::add(std::string_view token, std::string& text) {

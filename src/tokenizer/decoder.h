@@ -45,6 +45,8 @@ class Decoder {
   static Decoder from_json(const nlohmann::json& json, const std::string& where);
 
   std::vector<std::unique_ptr<DecoderStage>> stages() const;
+  // What a token adds behind another one, as bytes: a part of a character stays one.
+  std::string bytes_of(const std::string& token) const;
 
  private:
   std::vector<DecoderSpec> specs_;

@@ -80,7 +80,7 @@ class MetaspaceStage : public DecoderStage {
 class ByteFallbackStage : public DecoderStage {
  public:
   void add(std::string_view token, Tokens& out) override {
-    if (const auto byte = byte_of(token)) {
+    if (const auto byte = fallback_byte(token)) {
       run_.push_back(static_cast<char>(*byte));
       return;
     }
@@ -98,19 +98,6 @@ class ByteFallbackStage : public DecoderStage {
   }
 
  private:
-  static int hex(char c) {
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-  }
-  static std::optional<uint8_t> byte_of(std::string_view token) {
-    if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return std::nullopt;
-    const int high = token[3] == '+' ? 0 : hex(token[3]),
-              low = hex(token[4]);  // Rust's parser takes a sign
-    if (high < 0 || low < 0) return std::nullopt;
-    return static_cast<uint8_t>(high * 16 + low);
-  }
   std::string run_;
 };
 
@@ -272,6 +259,20 @@ class JoinStage : public DecoderStage {
 };
 
 }  // namespace
+
+std::optional<uint8_t> fallback_byte(std::string_view token) {
+  auto hex = [](char c) {
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+  };
+  if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return std::nullopt;
+  // Rust's parser takes a sign.
+  const int high = token[3] == '+' ? 0 : hex(token[3]), low = hex(token[4]);
+  if (high < 0 || low < 0) return std::nullopt;
+  return static_cast<uint8_t>(high * 16 + low);
+}
 
 std::unique_ptr<DecoderStage> make_decoder_stage(const DecoderSpec& spec) {
   using Kind = DecoderSpec::Kind;

@@ -178,6 +178,11 @@ std::string Pipeline::id_to_token(int32_t id) const {
   return token == nullptr ? std::string() : *token;
 }
 
+std::string Pipeline::token_bytes(int32_t id) const {
+  const std::string* token = decodable(id, /*skip_special_tokens=*/true);
+  return token == nullptr ? std::string() : parts_.decoder.bytes_of(*token);
+}
+
 std::optional<int32_t> Pipeline::token_to_id(std::string_view token) const {
   const auto id = added_.find(token);
   return id ? id : parts_.vocabulary->find(token);

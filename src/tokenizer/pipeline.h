@@ -40,6 +40,7 @@ class Pipeline : public Tokenizer {
   std::unique_ptr<TextStream> stream(bool skip_special_tokens) const override;
   int32_t vocab_size() const override { return vocab_size_; }
   std::string id_to_token(int32_t id) const override;
+  std::string token_bytes(int32_t id) const override;
   std::optional<int32_t> token_to_id(std::string_view token) const override;
   bool is_special(int32_t id) const override;
   std::optional<int32_t> bos_token_id() const override { return parts_.bos; }

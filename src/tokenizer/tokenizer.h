@@ -52,6 +52,9 @@ class Tokenizer {
   virtual int32_t vocab_size() const = 0;  // largest id + 1
   virtual std::string id_to_token(
       int32_t id) const = 0;  // as written in the vocabulary; "" if none
+  // The bytes the token adds to a text behind other tokens; often not whole characters. "" for
+  // special tokens and ids outside the vocabulary.
+  virtual std::string token_bytes(int32_t id) const = 0;
   virtual std::optional<int32_t> token_to_id(std::string_view token) const = 0;
   virtual bool is_special(int32_t id) const = 0;
   virtual std::optional<int32_t> bos_token_id() const = 0;

@@ -197,8 +197,7 @@ TEST(CompletionRequest, WhatTheEngineLacksIsRefusedByName) {
   EXPECT_EQ(refused(R"("best_of": 2)"), "best_of");
   EXPECT_EQ(refused(R"("best_of": 2, "n": 2)"), "(accepted)");
   EXPECT_EQ(refused(R"("use_beam_search": true)"), "use_beam_search");
-  EXPECT_EQ(refused(R"("guided_json": {})"), "guided_json");
-  EXPECT_EQ(refused(R"("response_format": {"type": "json_object"})"), "response_format");
+  EXPECT_EQ(refused(R"("guided_whitespace_pattern": " ")"), "guided_whitespace_pattern");
   EXPECT_EQ(refused(R"("logits_processors": ["x"])"), "logits_processors");
   EXPECT_EQ(
       refused(
@@ -218,10 +217,12 @@ TEST(CompletionRequest, EchoWithLogprobsScoresThePrompt) {
 
 TEST(ChatRequest, DefaultsAndTemplateVariables) {
   const ApiRequest r =
-      chat(R"({"messages": [{"role": "user", "content": "hi"}], "tools": [{"z": 1, "a": 2}],
-      "chat_template_kwargs": {"enable_thinking": false}, "max_tokens": 5, "max_completion_tokens": 6})");
+      chat(R"({"messages": [{"role": "user", "content": "hi"}], "tools": [{"type": "function",
+      "function": {"name": "f", "z": 1, "a": 2}}], "chat_template_kwargs": {"enable_thinking": false}, "max_tokens": 5, "max_completion_tokens": 6})");
   EXPECT_EQ(r.params.max_tokens, 6);
-  EXPECT_EQ(dump(r.template_options), R"({"enable_thinking":false,"tools":[{"z":1,"a":2}]})");
+  EXPECT_EQ(
+      dump(r.template_options),
+      R"({"enable_thinking":false,"tools":[{"type":"function","function":{"name":"f","z":1,"a":2}}]})");
   EXPECT_TRUE(r.add_generation_prompt);
   EXPECT_FALSE(r.add_special_tokens);
   EXPECT_EQ(chat(R"({"messages": [{"role": "user", "content": "hi"}]})").params.max_tokens, -1);

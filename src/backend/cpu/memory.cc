@@ -13,6 +13,8 @@ Memory::Memory(int64_t bytes, const std::string& what, bool huge_pages) {
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw Error(what, "cannot allocate " + std::to_string(bytes) + " bytes");
   data_ = static_cast<std::byte*>(p);
+  // A fork (see rehearse) has no use for it, and copying the page tables of gigabytes takes time.
+  madvise(p, static_cast<size_t>(bytes), MADV_DONTFORK);
   size_ = bytes;
   if (huge_pages)
     madvise(p, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a hint; it may be refused
