@@ -110,9 +110,9 @@ int run_serve(ServeOptions options) {
   const bool keys = load_keys(options);
   // Among several keys nobody should wait long for another's step; on a processor 128 tokens a step
   // compute as many a second as 512.
-  if (admission_options.keys.keys().size() > 1 &&
-      options.config.max_num_batched_tokens == EngineConfig().max_num_batched_tokens)
-    options.config.max_num_batched_tokens = 128;
+  if (options.config.max_num_batched_tokens == 0)
+    options.config.max_num_batched_tokens =
+        admission_options.keys.keys().size() > 1 ? 128 : EngineConfig().max_num_batched_tokens;
   if (!options.access_log.empty())
     admission_options.access_log = std::make_shared<AccessLog>(options.access_log);
   if (!keys && !is_loopback(options.http.host) && !options.allow_unauthenticated)
@@ -203,6 +203,7 @@ int run_serve(ServeOptions options) {
 
 Action define_serve(Flags& flags) {
   auto o = std::make_shared<ServeOptions>();
+  o->config.max_num_batched_tokens = 0;  // unless the user says otherwise, run_serve() decides
   http::Limits& limits = o->http.limits;
   add_model_flags(flags, &o->config);
   flags.text("--host", "ADDRESS", "where to listen (default: 127.0.0.1)", &o->http.host);
