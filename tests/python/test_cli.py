@@ -119,7 +119,7 @@ class TestFlags:
         assert result.returncode == 2 and result.stdout == b""
         assert error_line(result).startswith("--speculative-config: ") and complaint in error_line(result)
 
-    @pytest.mark.parametrize("command", ["chat", "run-batch", "bench throughput", "bench latency", "bench serve",
+    @pytest.mark.parametrize("command", ["chat", "run-batch", "serve", "bench throughput", "bench latency",
             "inspect"])
     def test_engine_flags_are_everywhere(self, cli, command):
         result = cli(*command.split(), CHAT, "--block-size", "none")

@@ -286,7 +286,9 @@ class TestShutdown:
                 Raw(server.port)
 
     def test_or_aborted_after_the_time_given(self):
-        with Server("--shutdown-timeout", 0.3, "--max-num-seqs", 1) as server, server.connect() as raw, server.connect() as whole:
+        # The stream is not read before its end, so much of it waits in the server.
+        flags = ("--shutdown-timeout", 0.3, "--max-num-seqs", 1, "--max-unsent-bytes", "64MiB")
+        with Server(*flags) as server, server.connect() as raw, server.connect() as whole:
             # One after another these would take minutes.
             many = {"n": 1000, "temperature": 1, "max_tokens": 1500, "ignore_eos": True}
             raw.send(head(body=completion(stream=True, **many))).file.readline()

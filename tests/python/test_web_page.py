@@ -152,10 +152,21 @@ def test_chat_streams_and_survives_a_reload(page):
 
 def test_stop_edit_regenerate_rename_delete(page):
     page.set(max_tokens="1500", temperature="0")
+
+    def engine(action):
+        urllib.request.urlopen(urllib.request.Request(f"{page.url}/engine/{action}", b"{}", {"Content-Type": "application/json"}))
+
+    engine("pause")  # a model this small would be done before anybody could stop it
     page.send("go on and on")
-    page.wait(lambda: page.running() and len(page.texts(".message.assistant .body")[-1]) > 20)
+
+    def some_text():
+        engine("step")
+        return page.running() and len(page.texts(".message.assistant .body")[-1]) > 20
+
+    page.wait(some_text)
     page.one("#stop").click()
     page.wait(lambda: not page.running())
+    engine("resume")
     assert "stopped" in page.texts(".message.assistant .figures")[-1]
     state = lambda: json.load(urllib.request.urlopen(page.url + "/engine/state"))["frame"]["stats"]
     page.wait(lambda: state()["running"] == 0 and state()["kv_blocks_used"] == 0)  # the engine knows
