@@ -39,6 +39,7 @@ Json parse_tools(const Json& list) {
     if (!name || name->empty()) throw InvalidArgument("tools", "a function has no name");
     of_function.string("description");
     of_function.object("parameters");
+    of_function.boolean("strict");
     for (const Json& other : list) {
       if (&other == &tool) break;
       if (function_of(other)["name"] == *name)

@@ -208,9 +208,9 @@ std::shared_ptr<const CompiledGrammar> GrammarCompiler::make(const StructuredOut
     auto in_json = std::make_shared<TokenMask>((tokens.size() + 31) / 32);
     for (size_t id = 0; id < tokens.size(); ++id)
       if (!has_control_characters(tokens[id])) (*in_json)[id / 32] |= uint32_t{1} << (id % 32);
-    vocabulary_ = std::make_unique<const Vocabulary>(
+    vocabulary_ = std::make_unique<const Vocabulary>(Vocabulary{
         xgrammar::TokenizerInfo(tokens, xgrammar::VocabType::RAW, std::nullopt, eos_token_ids_),
-        std::move(in_json));
+        std::move(in_json)});
   });
   free_.acquire();
   struct Release {
