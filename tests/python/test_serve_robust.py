@@ -9,7 +9,11 @@ import time
 
 import pytest
 
+from conftest import BINARY
 from serve_process import Raw, Server, completion, head, stream_events
+
+# Sanitizers keep freed memory for a while: how much a process has says nothing there.
+SANITIZED = "san" in str(BINARY.parent.name)
 
 # One sequence at a time; the first of these keeps the engine busy for minutes unless it is cancelled.
 ENDLESS = {"n": 1000, "temperature": 1, "max_tokens": 1500, "ignore_eos": True}
@@ -185,7 +189,7 @@ class TestLimits:
         for bomb in (b"[" * 5_000_000, b'{"prompt":' + b"[" * 3_000_000, b"[" + b"[]," * 5_000_000 + b"1]", b'{"prompt":[' + b"1," * 10_000_000 + b"1]}",
                      b"{" + b",".join(b'"%d":1' % i for i in range(100_000)) + b"}"):
             assert server.post("/v1/completions", bomb)[0] == 400
-        assert is_well(server) and server.memory_bytes() - before < 100 << 20
+        assert is_well(server) and (SANITIZED or server.memory_bytes() - before < 100 << 20)
 
     def test_connections_beyond_the_limit_are_closed(self):
         with Server("--max-connections", 3) as server:
@@ -264,7 +268,7 @@ class TestLeaving:
                 waits.append(time.monotonic() - began)
                 time.sleep(0.1)
             assert sorted(waits)[15] < 1
-            assert server.memory_bytes() - before < 40 << 20
+            assert SANITIZED or server.memory_bytes() - before < 40 << 20
             time.sleep(2)
             for raw in slow:
                 try:
@@ -292,7 +296,7 @@ def test_idle_connections_cost_little():
                 sockets.append(connection)
             began = time.monotonic()
             assert is_well(server) and time.monotonic() - began < 1
-            assert server.memory_bytes() - before < count * 10_000
+            assert SANITIZED or server.memory_bytes() - before < count * 10_000
             for connection in sockets:
                 connection.close()
             assert is_well(server)
