@@ -12,7 +12,7 @@
 
 // Counts allocations, to prove that a steady decode step makes none. Sanitizers bring allocators of
 // their own, which check more if they are left alone.
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef NANO_VLLM_SANITIZED
 #define COUNTS_ALLOCATIONS
 // GCC 12 sees through the replaced operators and then takes malloc and free for a mismatch.
 #if defined(__GNUC__) && !defined(__clang__)

@@ -24,7 +24,7 @@ std::vector<const KernelTable*> emulated_kernels() {
   std::vector<const KernelTable*> tables;
   // Under a sanitizer the emulation takes minutes; what it would watch is the source of the AVX2
   // table.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && !defined(NANO_VLLM_SANITIZED)
   static const KernelTable avxvnni = renamed(kernels_avxvnni_emulated(), "avxvnni-emulated");
   static const KernelTable avx512 = renamed(kernels_avx512_emulated(), "avx512-emulated");
   static const KernelTable bf16 = renamed(kernels_avx512_bf16_emulated(), "avx512-bf16-emulated");
