@@ -19,8 +19,9 @@ LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const M
       block_manager_(plan.num_kv_blocks, plan.block_size, config.enable_prefix_caching),
       scheduler_(config, block_manager_),
       output_processor_(tokenizer, model.eos_token_ids) {
-  for (int i = 0; i < runner.backend().num_threads(); ++i)
-    samplers_.emplace_back(model.vocab_size, model.eos_token_ids);
+  const int threads = runner.backend().num_threads();
+  samplers_.reserve(threads);  // a sampler that is copied loses the memory it reserved
+  for (int i = 0; i < threads; ++i) samplers_.emplace_back(model.vocab_size, model.eos_token_ids);
   const int64_t tokens = config.max_num_batched_tokens,
                 seqs = std::min(config.max_num_seqs, tokens);
   // No more table entries than this are in use unless sequences share most of their blocks.
