@@ -78,7 +78,7 @@ class Engine : public Source {
     runner_->run(batch_);
   }
   const float* rows(int64_t first, int64_t count) override {
-    return runner_->logits(first, count).data();
+    return runner_->logits(std::span(batch_.logits_rows).subspan(first, count)).data();
   }
 
  private:

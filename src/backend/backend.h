@@ -1,6 +1,7 @@
 // Backend: the one contract an accelerator implements. Every call covers a whole batch; activations
-// are float32 row-major matrices in memory of the backend (Buffer), weights are packed once at
-// load.
+// are row-major matrices in memory of the backend, weights are packed once at load. A float* into
+// that memory is a handle above the backend: nobody else reads through it or moves it. The CPU
+// keeps activations as float32 there; another backend may keep them narrower, but for the logits.
 //
 // The promise (batch invariance): each output row depends only on its own input row (attention: on
 // its own sequence's cache), bit for bit, whatever the number of rows, their order, the threads,
@@ -66,11 +67,20 @@ class Backend {
   virtual int64_t packed_bytes(std::span<const TensorView> parts, WeightType type) const = 0;
   virtual void allocate_kv_cache(const KVCacheShape& shape) = 0;
   virtual int64_t kv_cache_bytes(const KVCacheShape& shape) const = 0;
-  // float32 memory for activations and vectors (norm weights, biases), 64-byte aligned, zeroed,
+  // Memory for activations and vectors, of that many float32 at most, 64-byte aligned, zeroed,
   // owned by the backend.
   virtual float* allocate(int64_t num_floats) = 0;
+  // Constants for the calls below (norm weights, biases, the rotary table), into memory of
+  // allocate().
+  virtual void upload(std::span<const float> values, float* out) = 0;
 
   // ---- one step; all pointers come from allocate()
+  // One pass over the batch: `forward` makes the calls below for the batch that it is given. A
+  // backend may give it a padded one, or repeat what an earlier pass of the same shape recorded
+  // instead of calling it.
+  virtual void run(const Batch& batch, const std::function<void(const Batch&)>& forward) {
+    forward(batch);
+  }
   // ------------------------------------------------------------------ out[t, :] = row ids[t] of an
   // embedding table [vocab, hidden]
   virtual void embed(const Weight& table, std::span<const int32_t> ids, float* out) = 0;
@@ -85,6 +95,11 @@ class Backend {
   // [rows, out_features]
   virtual void linear(const Weight& w, const float* bias, const float* x, int64_t rows,
                       float* out) = 0;
+  // The same for the output head, without a bias: out is float32 on every backend.
+  virtual void logits(const Weight& head, const float* x, int64_t rows, float* out) = 0;
+  // Waits for what was called so far; the first n floats of logits, which the host may read and
+  // change until the next call.
+  virtual std::span<float> to_host(float* logits, int64_t n) = 0;
   // In place on the q and k parts of qkv [T, (num_heads + 2 * num_kv_heads) * head_dim]: RMS norm
   // of each head if q_norm / k_norm [head_dim] are given, then rotary embedding with table
   // [max_positions, rotary_dim] (cos of rotary_dim/2 pairs, then sin; interleaved: pairs (2i, 2i+1)

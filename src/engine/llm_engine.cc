@@ -177,7 +177,7 @@ void LLMEngine::sample(std::span<const ScheduledSequence> scheduled) {
   }
   for (int64_t first = 0; first < rows; first += ModelRunner::kMaxLogitsRows) {
     const int64_t count = std::min(ModelRunner::kMaxLogitsRows, rows - first);
-    const auto logits = runner_.logits(first, count);
+    const auto logits = runner_.logits(std::span(batch_.logits_rows).subspan(first, count));
     lap(&stats_.seconds.logits);
     auto read = [&](int64_t i, int thread) {
       read_row(scheduled, first + i, logits.subspan(i * vocab_size_, vocab_size_),

@@ -89,7 +89,6 @@ MemoryPlan plan_memory(Checkpoint& checkpoint, EngineConfig* config) {
 
 ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, const MemoryPlan& plan)
     : backend_(make_cpu_backend(static_cast<int>(config.threads))),
-      hidden_size_(checkpoint.config().hidden_size),
       vocab_size_(checkpoint.config().vocab_size) {
   transformer_ = std::make_unique<Transformer>(checkpoint, *backend_, weight_type(config),
                                                config.max_num_batched_tokens, config.max_model_len);
@@ -98,13 +97,15 @@ ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, con
 }
 
 bool ModelRunner::run(const Batch& batch, const std::atomic<bool>* give_up) {
-  hidden_ = transformer_->forward(batch, give_up);
-  return hidden_ != nullptr;
+  bool done = true;
+  auto forward = [&](const Batch& b) { done = transformer_->forward(b, give_up); };
+  backend_->run(batch, std::ref(forward));
+  return done;
 }
 
-std::span<float> ModelRunner::logits(int64_t first, int64_t count) {
-  transformer_->compute_logits(hidden_ + first * hidden_size_, count, logits_);
-  return {logits_, static_cast<size_t>(count * vocab_size_)};
+std::span<float> ModelRunner::logits(std::span<const int32_t> rows) {
+  transformer_->compute_logits(rows, logits_);
+  return backend_->to_host(logits_, std::ssize(rows) * vocab_size_);
 }
 
 }  // namespace nanovllm

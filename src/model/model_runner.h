@@ -20,13 +20,12 @@ class ModelRunner {
   // Loads the weights and allocates everything. config must be resolved by plan() first.
   ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, const MemoryPlan& plan);
 
-  // One forward pass. Afterwards logits() may be called for any of the batch's logits_rows. False:
-  // *give_up (may be null) was set, and the pass ended before its last layer.
+  // One forward pass. False: *give_up (may be null) was set, and the pass ended before its last
+  // layer.
   bool run(const Batch& batch, const std::atomic<bool>* give_up = nullptr);
-  // Logits of rows first .. first + count of the last batch's logits_rows: [count, vocab_size],
-  // valid until the next call, and the caller's to change. count is at most kMaxLogitsRows, which
-  // bounds the buffer whatever the number of rows.
-  std::span<float> logits(int64_t first, int64_t count);
+  // Logits of some tokens of the last batch, by their indices: [rows, vocab_size], valid until the
+  // next call, and the caller's to change. At most kMaxLogitsRows, which bounds the buffer.
+  std::span<float> logits(std::span<const int32_t> rows);
   static constexpr int64_t kMaxLogitsRows = 32;
 
   Backend& backend() { return *backend_; }
@@ -37,9 +36,8 @@ class ModelRunner {
  private:
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Transformer> transformer_;
-  const float* hidden_ = nullptr;  // [R, hidden_size] of the last batch
-  float* logits_ = nullptr;        // [kMaxLogitsRows, vocab_size]
-  int64_t hidden_size_, vocab_size_;
+  float* logits_ = nullptr;  // [kMaxLogitsRows, vocab_size]
+  int64_t vocab_size_;
 };
 
 // Fills in what the flags leave to the model (max_model_len, threads) and works out where the

@@ -37,18 +37,20 @@ WeightType table_type(WeightType type) {
 
 }  // namespace
 
-// Concatenates vectors (norm weights, biases) of the checkpoint into backend memory as float32.
+// Concatenates vectors (norm weights, biases) of the checkpoint into backend memory.
 float* Transformer::load_vector(Checkpoint& checkpoint, const std::vector<std::string>& names,
                                 const std::vector<int64_t>& sizes) {
   int64_t total = 0;
   for (int64_t n : sizes) total += n;
-  float* out = backend_.allocate(total);
+  std::vector<float> values(total);
   int64_t at = 0;
   for (size_t i = 0; i < names.size(); ++i) {
     const TensorView view = checkpoint.get(names[i], {sizes[i]});
-    dequantize_row(view.dtype, view.data.data(), out + at, sizes[i]);
+    dequantize_row(view.dtype, view.data.data(), values.data() + at, sizes[i]);
     at += sizes[i];
   }
+  float* out = backend_.allocate(total);
+  backend_.upload(values, out);
   weight_bytes_ += total * static_cast<int64_t>(sizeof(float));
   num_parameters_ += total;
   return out;
@@ -105,9 +107,11 @@ Transformer::Transformer(Checkpoint& checkpoint, Backend& backend, WeightType ty
     dequantize_row(view.dtype, view.data.data(), factors.data(), c.head_dim / 2);
   }
   checkpoint.refuse_unused();
-  rope_table_ = backend_.allocate(max_positions * c.head_dim);
+  std::vector<float> rope_table(max_positions * c.head_dim);
   fill_rope_table(c.rope, c.head_dim, max_positions, factors.empty() ? nullptr : factors.data(),
-                  rope_table_);
+                  rope_table.data());
+  rope_table_ = backend_.allocate(std::ssize(rope_table));
+  backend_.upload(rope_table, rope_table_);
 
   residual_ = backend_.allocate(max_tokens * c.hidden_size);
   hidden_ = backend_.allocate(max_tokens * c.hidden_size);
@@ -148,7 +152,7 @@ int64_t Transformer::planned_weight_bytes(Checkpoint& checkpoint, const Backend&
   return bytes;
 }
 
-const float* Transformer::forward(const Batch& batch, const std::atomic<bool>* give_up) {
+bool Transformer::forward(const Batch& batch, const std::atomic<bool>* give_up) {
   const ModelConfig& c = config_;
   const int64_t tokens = batch.num_tokens();
   const float eps = c.rms_norm_eps;
@@ -164,7 +168,7 @@ const float* Transformer::forward(const Batch& batch, const std::atomic<bool>* g
 
   backend_.embed(*embed_tokens_, batch.token_ids, residual_);
   for (size_t i = 0; i < layers_.size(); ++i) {
-    if (give_up && give_up->load(std::memory_order_relaxed)) return nullptr;
+    if (give_up && give_up->load(std::memory_order_relaxed)) return false;
     const Layer& layer = layers_[i];
     if (i == 0)
       backend_.rms_norm(residual_, layer.input_norm, eps, tokens, c.hidden_size, hidden_);
@@ -185,13 +189,13 @@ const float* Transformer::forward(const Batch& batch, const std::atomic<bool>* g
     backend_.linear(*layer.down_proj, layer.down_bias, activated_, tokens, hidden_);
   }
   backend_.add_rms_norm(residual_, hidden_, norm_, eps, tokens, c.hidden_size, hidden_);
-  // The layers are done with residual_: it holds the rows whose logits are wanted.
-  backend_.gather_rows(hidden_, batch.logits_rows, c.hidden_size, residual_);
-  return residual_;
+  return true;
 }
 
-void Transformer::compute_logits(const float* hidden, int64_t rows, float* logits) {
-  backend_.linear(lm_head_ ? *lm_head_ : *embed_tokens_, nullptr, hidden, rows, logits);
+void Transformer::compute_logits(std::span<const int32_t> rows, float* logits) {
+  // The layers are done with residual_.
+  backend_.gather_rows(hidden_, rows, config_.hidden_size, residual_);
+  backend_.logits(lm_head_ ? *lm_head_ : *embed_tokens_, residual_, std::ssize(rows), logits);
 }
 
 }  // namespace nanovllm

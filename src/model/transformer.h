@@ -23,13 +23,12 @@ class Transformer {
   Transformer(Checkpoint& checkpoint, Backend& backend, WeightType type, int64_t max_tokens,
               int64_t max_positions);
 
-  // Runs the batch through all layers, writing its keys and values to the cache. Returns the final
-  // hidden states, normed, of the tokens in batch.logits_rows: [R, hidden_size]. Valid until the
-  // next call. Null: *give_up (may be null) was seen set between two layers.
-  const float* forward(const Batch& batch, const std::atomic<bool>* give_up = nullptr);
-  // logits[r, :] = hidden[r, :] times the output head.  hidden [rows, hidden_size], logits [rows,
+  // Runs the batch through all layers, writing its keys and values to the cache. False: *give_up
+  // (may be null) was seen set between two layers.
+  bool forward(const Batch& batch, const std::atomic<bool>* give_up = nullptr);
+  // logits[r, :] = the output head's for token rows[r] of the last forward pass.  logits [rows,
   // vocab_size]
-  void compute_logits(const float* hidden, int64_t rows, float* logits);
+  void compute_logits(std::span<const int32_t> rows, float* logits);
 
   int64_t weight_bytes() const { return weight_bytes_; }
   int64_t num_parameters() const { return num_parameters_; }

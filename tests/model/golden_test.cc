@@ -55,7 +55,8 @@ std::vector<double> score(ModelRunner& runner, const MemoryPlan& plan,
     batch.context_lens = {last};
     runner.run(batch);
     for (int32_t p = first; p < std::min(last, length - 1); ++p) {
-      const std::span<const float> logits = runner.logits(p - first, 1);
+      const int32_t row = p - first;
+      const std::span<const float> logits = runner.logits({&row, 1});
       logprobs.push_back(logits[ids[p + 1]] - log_sum_exp(logits));
     }
   }

@@ -3,6 +3,7 @@
 // runner and called by its thread.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,6 +31,9 @@ class CpuBackend : public Backend {
     return CpuAttention::kv_bytes(shape);
   }
   float* allocate(int64_t num_floats) override;
+  void upload(std::span<const float> values, float* out) override {
+    std::ranges::copy(values, out);
+  }
 
   void embed(const Weight& table, std::span<const int32_t> ids, float* out) override;
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim,
@@ -38,6 +42,12 @@ class CpuBackend : public Backend {
                     int64_t dim, float* out) override;
   void linear(const Weight& w, const float* bias, const float* x, int64_t rows,
               float* out) override;
+  void logits(const Weight& head, const float* x, int64_t rows, float* out) override {
+    linear(head, nullptr, x, rows, out);
+  }
+  std::span<float> to_host(float* logits, int64_t n) override {
+    return {logits, static_cast<size_t>(n)};
+  }
   void rope_and_store_kv(const RopeParams& p, const Batch& batch, float* qkv) override {
     attention_.rope_and_store(p, batch, qkv);
   }
