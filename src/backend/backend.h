@@ -9,7 +9,8 @@
 // splits the keys at fixed absolute positions, and keys and values are read back from the cache
 // (already rounded to its type) for cached and fresh tokens alike.
 //
-// Calls are made by one thread and complete in order. Steady calls allocate nothing.
+// Calls are made by one thread and complete in order: a device may still be at work when one
+// returns, but for to_host() and what a StepSampler waits for. Steady calls allocate nothing.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +18,11 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "backend/batch.h"
 #include "backend/kv_type.h"
+#include "backend/step_sampler.h"
 #include "backend/tensor.h"
 
 namespace nanovllm {
@@ -52,11 +55,26 @@ struct AttentionParams {
   int64_t sliding_window = 0;  // 0: all keys; W: position p sees keys p-W+1 .. p
 };
 
+// The largest step that there will be, so that a device can have buffers of fixed size.
+struct StepLimits {
+  int64_t max_tokens = 0;    // of a batch; no more rows of logits than that either
+  int64_t max_seqs = 0;      // of a batch
+  int64_t max_blocks = 0;    // of one sequence, the largest block_table_stride
+  int64_t max_position = 0;  // tokens of the longest sequence
+  int64_t vocab_size = 0;
+};
+
+// Of a device with memory of its own. total_bytes 0: the backend uses the host's.
+struct DeviceMemory {
+  int64_t free_bytes = 0, total_bytes = 0;  // free: what this process can still get
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // e.g. "cpu (avx2, 2 threads)"
   virtual std::string isa() const = 0;   // e.g. "avx2"
+  virtual DeviceMemory device_memory() const { return {}; }
 
   // ---- load time
   // -------------------------------------------------------------------------------------------------
@@ -73,11 +91,24 @@ class Backend {
   // Constants for the calls below (norm weights, biases, the rotary table), into memory of
   // allocate().
   virtual void upload(std::span<const float> values, float* out) = 0;
+  // Takes what steps of that size need besides activations and KV cache (staging, workspace, the
+  // sampler's buffers, recorded passes); called once, after all that is above. And its bytes, for
+  // the memory plan.
+  virtual void reserve(const StepLimits&) {}
+  virtual int64_t reserved_bytes(const StepLimits&) const { return 0; }
+  // Rows of logits that are computed at a time; bounds their buffer.
+  virtual int64_t max_logits_rows() const { return 32; }
+  // Who draws the tokens, after reserve(); it may not outlive the backend. Null: the host does.
+  virtual std::unique_ptr<StepSampler> make_sampler() { return nullptr; }
+  // Numbers of sequences, ascending: a decode batch of each is run once before the first request,
+  // so that run() can record it.
+  virtual std::vector<int32_t> recorded_sizes() const { return {}; }
 
   // ---- one step; all pointers come from allocate()
   // One pass over the batch: `forward` makes the calls below for the batch that it is given. A
   // backend may give it a padded one, or repeat what an earlier pass of the same shape recorded
-  // instead of calling it.
+  // instead of calling it. When run() returns the batch may be changed, but for logits_rows, of
+  // which parts are given to gather_rows() before the next pass.
   virtual void run(const Batch& batch, const std::function<void(const Batch&)>& forward) {
     forward(batch);
   }

@@ -2,6 +2,9 @@
 // value, no global context.
 //
 // T tokens of S sequences are concatenated; a decode contributes one token, a prompt chunk several.
+// A token id of -1 - r is the token that the step before drew in its row r, and that the host does
+// not know yet. Only a backend with a sampler of its own is given such ids.
+//
 // The vectors are reserved once at the largest size a step may have, so that a steady step
 // allocates nothing.
 #pragma once
@@ -12,7 +15,7 @@
 namespace nanovllm {
 
 struct Batch {
-  std::vector<int32_t> token_ids;  // [T]
+  std::vector<int32_t> token_ids;  // [T] see above for negative ones
   std::vector<int32_t> positions;  // [T] absolute position of each token in its sequence
   std::vector<int32_t>
       slot_mapping;  // [T] KV slot that token's keys and values go to: block * block_size + offset
