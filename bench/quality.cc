@@ -28,6 +28,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int64_t kRows = 32;  // at a time, as many as a CPU's model runner gives
+
 // Gives the logits of a window's positions, some rows at a time.
 class Source {
  public:
@@ -206,8 +208,8 @@ void run(const std::string& model, const std::string& ids_path, int64_t window, 
         std::span(ids).subspan(static_cast<size_t>(w * window), static_cast<size_t>(window));
     reference.start(tokens);
     for (Candidate& c : candidates) c.source->start(tokens);
-    for (int64_t first = 0; first < window; first += ModelRunner::kMaxLogitsRows) {
-      const int64_t count = std::min(ModelRunner::kMaxLogitsRows, window - first);
+    for (int64_t first = 0; first < window; first += kRows) {
+      const int64_t count = std::min(kRows, window - first);
       const float* expected = reference.rows(first, count);
       std::vector<Distribution> p;
       for (int64_t r = 0; r < count; ++r) p.push_back(distribution(expected + r * vocab, vocab));

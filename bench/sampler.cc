@@ -2,7 +2,7 @@
 // parameter alone and together, on two kinds of logits: flat ones, as random weights give, and
 // peaked ones, where ten tokens hold nearly all of the mass. Every row is another one, so that none
 // is in the first caches.
-#include "engine/sampler.h"
+#include "sampling/sampler.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "machine_limits.h"
+#include "sampling/request_sampling.h"
 
 namespace nanovllm::bench {
 namespace {
@@ -23,21 +24,16 @@ struct Case {
 
 double best_milliseconds(const SamplingParams& params, int64_t vocab, int64_t rows,
                          std::vector<float>& logits) {
-  Request request;
-  request.params = params;
-  Sequence seq;
-  seq.request = &request;
-  seq.num_prompt_tokens = 128;
-  seq.token_ids.resize(256);
-  std::iota(seq.token_ids.begin(), seq.token_ids.end(), 0);
-  Sampler sampler(vocab, {});
+  std::vector<int32_t> tokens(256);
+  std::iota(tokens.begin(), tokens.end(), 0);
+  Sampler sampler(vocab);
   double best = 1e9;
   for (int round = 0; round < 7; ++round) {
     const double start = seconds_now();
     for (int64_t r = 0; r < rows; ++r) {
-      request.seed = static_cast<uint64_t>(round * rows + r);
+      const RequestSampling sampling(params, static_cast<uint64_t>(round * rows + r), 128, {});
       const std::span row(logits.data() + r * vocab, static_cast<size_t>(vocab));
-      const int32_t token = sampler.sample(seq, seq.num_tokens(), row);
+      const int32_t token = sampler.sample(sampling.row(tokens, 0, 0), row);
       if (params.logprobs) sampler.logprobs(row, token, *params.logprobs);
     }
     best = std::min(best, seconds_now() - start);

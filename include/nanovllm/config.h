@@ -40,6 +40,9 @@ struct EngineConfig {
   std::string device = "auto";  // auto | cpu | cuda
   double gpu_memory_utilization = 0.9;
   bool enforce_eager = false;
+  // On a device that samples itself: the next step is scheduled and enqueued before the tokens of
+  // this one are known. They are the same either way.
+  bool async_scheduling = true;
   int64_t threads = 0;  // 0: one a physical core this process may use
   bool enable_prefix_caching = true;
   SpeculativeConfig speculative_config;

@@ -180,8 +180,8 @@ void LLM::set_step_observer(StepObserver observer) {
   if (!observer) return engine.set_step_hook(nullptr);
   auto recorder = std::make_shared<StepRecorder>(engine, impl_->model.config.max_num_batched_tokens,
                                                  impl_->start, std::move(observer));
-  engine.set_step_hook([recorder](auto scheduled, const StepSeconds& before) {
-    recorder->record(scheduled, before);
+  engine.set_step_hook([recorder](const Batch& batch, auto scheduled, const StepSeconds& before) {
+    recorder->record(batch, scheduled, before);
   });
 }
 

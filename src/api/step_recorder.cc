@@ -20,10 +20,11 @@ double StepRecorder::seconds(Clock::time_point time) const {
   return std::chrono::duration<double>(time - start_).count();
 }
 
-void StepRecorder::record(std::span<const ScheduledSequence> scheduled, const StepSeconds& before) {
+void StepRecorder::record(const Batch& batch, std::span<const ScheduledSequence> scheduled,
+                          const StepSeconds& before) {
   if (!observer_) return;
   const double end = seconds(Clock::now());
-  record_state(scheduled);
+  record_state(batch, scheduled);
   const StepSeconds& now = trace_.stats.seconds;
   trace_.phases = {now.schedule - before.schedule, now.model - before.model,
                    now.logits - before.logits, now.sample - before.sample,
@@ -40,25 +41,25 @@ void StepRecorder::record(std::span<const ScheduledSequence> scheduled, const St
 
 const StepTrace& StepRecorder::snapshot() {
   trace_.start = seconds(Clock::now());
-  record_state({});
+  record_state({}, {});
   return trace_;
 }
 
-void StepRecorder::record_state(std::span<const ScheduledSequence> scheduled) {
+void StepRecorder::record_state(const Batch& batch, std::span<const ScheduledSequence> scheduled) {
   trace_.stats = engine_.stats();
   trace_.step = trace_.stats.steps;
-  record_batch(scheduled);
+  record_batch(batch, scheduled);
   record_sequences(scheduled);
   for (int32_t id = 0; id < std::ssize(trace_.blocks); ++id)
     trace_.blocks[id] = {engine_.block_manager().num_references(id),
                          engine_.block_manager().is_cached(id)};
 }
 
-void StepRecorder::record_batch(std::span<const ScheduledSequence> scheduled) {
-  const Batch& batch = engine_.batch();
+void StepRecorder::record_batch(const Batch& batch, std::span<const ScheduledSequence> scheduled) {
   trace_.batch.clear();
   for (size_t i = 0; i < scheduled.size(); ++i) {
     const ScheduledSequence& s = scheduled[i];
+    if (!s.seq) continue;
     const int64_t drafts = std::ssize(s.draft), first = batch.positions[batch.query_start[i]];
     // What the sequence has got where the drafts were. Behind a wrong one it has nothing.
     const auto now = std::span(s.seq->token_ids)
@@ -80,12 +81,15 @@ void StepRecorder::record_batch(std::span<const ScheduledSequence> scheduled) {
 
 void StepRecorder::record_sequences(std::span<const ScheduledSequence> scheduled) {
   num_sequences_ = 0;
-  for (size_t i = 0; i < scheduled.size(); ++i) {
-    if (!scheduled[i].seq->is_finished()) continue;
-    record_sequence(*scheduled[i].seq);
-    const StepTraceShare& share = trace_.batch[i];
-    trace_.sequences[num_sequences_ - 1].num_computed_tokens =
-        share.first_position + share.num_tokens + share.num_accepted_tokens;
+  const StepTraceShare* share = trace_.batch.data();
+  for (const ScheduledSequence& s : scheduled) {
+    if (!s.seq) continue;
+    if (s.seq->is_finished()) {
+      record_sequence(*s.seq);
+      trace_.sequences[num_sequences_ - 1].num_computed_tokens =
+          share->first_position + share->num_tokens + share->num_accepted_tokens;
+    }
+    ++share;
   }
   for (const Sequence* seq : engine_.scheduler().running()) record_sequence(*seq);
   for (const Sequence* seq : engine_.scheduler().waiting()) record_sequence(*seq);

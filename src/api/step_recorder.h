@@ -18,12 +18,13 @@ class StepRecorder {
 
   // At the end of a step that has computed this; before: the engine's seconds when it began. Never
   // throws what the observer does.
-  void record(std::span<const ScheduledSequence> scheduled, const StepSeconds& before);
+  void record(const Batch& batch, std::span<const ScheduledSequence> scheduled,
+              const StepSeconds& before);
   const StepTrace& snapshot();  // between two steps; an empty batch
 
  private:
-  void record_state(std::span<const ScheduledSequence> scheduled);
-  void record_batch(std::span<const ScheduledSequence> scheduled);
+  void record_state(const Batch& batch, std::span<const ScheduledSequence> scheduled);
+  void record_batch(const Batch& batch, std::span<const ScheduledSequence> scheduled);
   void record_sequences(std::span<const ScheduledSequence> scheduled);
   void record_sequence(const Sequence& seq);
   double seconds(std::chrono::steady_clock::time_point time) const;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "nanovllm/error.h"
+#include "sampling/host_sampler.h"
 
 namespace nanovllm {
 
@@ -14,22 +15,28 @@ LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const M
     : max_model_len_(config.max_model_len),
       vocab_size_(model.vocab_size),
       seed_(config.seed),
+      eos_token_ids_(model.eos_token_ids),
       speculative_config_(config.speculative_config),
       runner_(runner),
       block_manager_(plan.num_kv_blocks, plan.block_size, config.enable_prefix_caching),
       scheduler_(config, block_manager_),
+      sampler_(runner.backend().make_sampler()),
+      on_device_(sampler_ != nullptr),
+      // Guessing needs the token that the guess follows.
+      overlap_(on_device_ && config.async_scheduling && !config.speculative_config.enabled()),
       output_processor_(tokenizer, model.eos_token_ids) {
-  const int threads = runner.backend().num_threads();
-  samplers_.reserve(threads);  // a sampler that is copied loses the memory it reserved
-  for (int i = 0; i < threads; ++i) samplers_.emplace_back(model.vocab_size, model.eos_token_ids);
   const int64_t tokens = config.max_num_batched_tokens,
                 seqs = std::min(config.max_num_seqs, tokens);
+  if (!on_device_)
+    sampler_ = std::make_unique<HostSampler>(runner.backend(), model.vocab_size, tokens);
   // No more table entries than this are in use unless sequences share most of their blocks.
-  batch_.reserve(
-      tokens, seqs,
-      std::min(seqs * block_manager_.blocks_for(max_model_len_), 4 * plan.num_kv_blocks));
-  sampled_.reserve(tokens);
-  sampled_logprobs_.reserve(tokens);
+  const int64_t entries =
+      std::min(seqs * block_manager_.blocks_for(max_model_len_), 4 * plan.num_kv_blocks);
+  for (Step& step : steps_) {
+    step.batch.reserve(tokens, seqs, entries);
+    step.scheduled.reserve(seqs);
+    step.rows.reserve(tokens);
+  }
 }
 
 uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams params,
@@ -61,8 +68,10 @@ uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams para
   auto request = std::make_unique<Request>();
   request->id = next_request_id_++;
   request->options = options;
-  request->seed = params.seed ? static_cast<uint64_t>(*params.seed)
-                              : XXH3_64bits_withSeed(&request->id, 8, seed_);
+  request->sampling = RequestSampling(params,
+                                      params.seed ? static_cast<uint64_t>(*params.seed)
+                                                  : XXH3_64bits_withSeed(&request->id, 8, seed_),
+                                      length, eos_token_ids_);
   request->arrival = std::chrono::steady_clock::now();
   request->salt_hash = XXH3_64bits(options.cache_salt.data(), options.cache_salt.size());
   request->callback = std::move(callback);
@@ -75,13 +84,15 @@ uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams para
     seq->request = request.get();
     seq->index = i;
     // Reserved now, so that no step has to.
-    seq->token_ids.reserve(length + params.max_tokens);
+    seq->token_ids.reserve(length + std::max<int64_t>(params.max_tokens, 1));
     seq->token_ids = prompt;
     seq->num_prompt_tokens = length;
     seq->block_table.reserve(blocks);
     if (const auto& grammar = params.structured_outputs.compiled)
-      seq->matcher = std::make_unique<GrammarMatcher>(grammar, vocab_size_, params.stop_token_ids);
-    else if (speculative_config_.enabled())
+      seq->matcher = std::make_unique<GrammarMatcher>(grammar, vocab_size_, params.stop_token_ids,
+                                                      params.min_tokens);
+    else if (speculative_config_.enabled() &&
+             !(on_device_ && request->sampling.has_penalties()))  // see SampleRow::sequence
       seq->proposer =
           std::make_unique<NgramProposer>(speculative_config_, length + params.max_tokens);
     request->sequences.push_back(std::move(seq));
@@ -129,28 +140,29 @@ void LLMEngine::abort(Request& request) {
 
 bool LLMEngine::step(const std::atomic<bool>* give_up) {
   in_step_ = true;
-  const StepSeconds before = stats_.seconds;
   last_lap_ = std::chrono::steady_clock::now();
-  const auto scheduled = scheduler_.schedule(batch_);
+  if (!under_way_) seconds_told_ = stats_.seconds;
+  Step& step = steps_[under_way_ == &steps_[0]];
+  const auto scheduled = scheduler_.schedule(step.batch);
+  step.scheduled.assign(scheduled.begin(), scheduled.end());
   lap(&stats_.seconds.schedule);
-  for (const ScheduledSequence& s : scheduled) mask_worker_.add(s.seq->matcher.get());
-  const bool done = scheduled.empty() || runner_.run(batch_, give_up);
-  mask_worker_.wait();
-  lap(&stats_.seconds.model);
-  if (done) {
-    stats_.steps += !scheduled.empty();
-    sample(scheduled);
-    for (const ScheduledSequence& s : scheduled) postprocess(s);
-  } else {
+  const bool done = scheduled.empty() || compute(step, give_up);
+  if (!done) {
     ++stats_.steps_dropped;
     scheduler_.drop_step();
     for (const ScheduledSequence& s : scheduled)
       if (!s.draft.empty()) block_manager_.trim(*s.seq);
+  } else if (!scheduled.empty()) {
+    advance(step);
+    under_way_ = &step;
   }
-  lap(&stats_.seconds.postprocess);
-  if (step_hook_ && done && !scheduled.empty()) step_hook_(scheduled, before);
-  in_step_ = false;
+  if (done && under_way_ && (!overlap_ || scheduled.empty())) read();
   forget_finished();
+  if (under_way_ && requests_.empty()) {  // nobody is left to call step() again
+    read();
+    forget_finished();
+  }
+  in_step_ = false;
   lap(&stats_.seconds.postprocess);
   return done;
 }
@@ -160,108 +172,170 @@ void LLMEngine::lap(double* seconds) {
   *seconds += std::chrono::duration<double>(last_lap_ - before).count();
 }
 
-// Reads the logits of the step, a bounded number of rows at a time, as if every draft were right.
-void LLMEngine::sample(std::span<const ScheduledSequence> scheduled) {
-  const auto rows = static_cast<int64_t>(batch_.logits_rows.size());
-  sampled_.assign(rows, -1);
-  sampled_logprobs_.clear();
-  sampled_logprobs_.resize(rows);
-  for (const ScheduledSequence& s : scheduled) {
-    Sequence& seq = *s.seq;
-    auto& scores = seq.request->output.prompt_logprobs;
-    if (seq.request->wants_prompt_logprobs(seq))
-      scores.resize(std::max<size_t>(
-          scores.size(),
-          std::min(seq.num_computed_tokens + s.num_tokens + 1, seq.num_prompt_tokens)));
-    seq.token_ids.insert(seq.token_ids.end(), s.draft.begin(), s.draft.end());
+// The pass, the tokens of the step before, which is waited for meanwhile, and behind the pass the
+// draws, a bounded number of rows at a time, as if every draft were right.
+bool LLMEngine::compute(Step& step, const std::atomic<bool>* give_up) {
+  for (const ScheduledSequence& s : step.scheduled)
+    s.seq->token_ids.insert(s.seq->token_ids.end(), s.draft.begin(), s.draft.end());
+  make_rows(step);
+  sampler_->begin(step.rows);
+  if (!under_way_) prepare_masks(step);
+  const bool done = runner_.run(step.batch, give_up);
+  lap(&stats_.seconds.model);
+  if (done && under_way_) {
+    read();
+    prepare_masks(step);
   }
-  for (int64_t first = 0; first < rows; first += ModelRunner::kMaxLogitsRows) {
-    const int64_t count = std::min(ModelRunner::kMaxLogitsRows, rows - first);
-    const auto logits = runner_.logits(std::span(batch_.logits_rows).subspan(first, count));
+  mask_worker_.wait();
+  lap(&stats_.seconds.model);
+  const auto rows = std::ssize(step.rows), most = runner_.max_logits_rows();
+  for (int64_t first = 0; done && first < rows; first += most) {
+    const int64_t count = std::min(most, rows - first);
+    float* const logits =
+        runner_.compute_logits(std::span(step.batch.logits_rows).subspan(first, count));
     lap(&stats_.seconds.logits);
-    auto read = [&](int64_t i, int thread) {
-      read_row(scheduled, first + i, logits.subspan(i * vocab_size_, vocab_size_),
-               samplers_[thread]);
-    };
-    runner_.backend().parallel_for(count, std::ref(read));
+    sampler_->draw(logits, first, count);
     lap(&stats_.seconds.sample);
   }
-  for (const ScheduledSequence& s : scheduled)
+  if (done) sampler_->submit();
+  for (const ScheduledSequence& s : step.scheduled)
     s.seq->token_ids.resize(s.seq->token_ids.size() - s.draft.size());
+  return done;
 }
 
 // A row is a prompt position to be scored, or a sequence's last token or draft, from which the next
-// is drawn. Runs on any thread: it writes what belongs to this row alone.
-void LLMEngine::read_row(std::span<const ScheduledSequence> scheduled, int64_t row,
-                         std::span<float> logits, Sampler& sampler) {
-  const auto after = std::ranges::upper_bound(scheduled, row, {}, &ScheduledSequence::first_row);
-  Sequence& seq = *std::prev(after)->seq;
-  Request& request = *seq.request;
-  const int64_t next = batch_.positions[batch_.logits_rows[row]] + 1;
-  if (next < seq.num_prompt_tokens) {
-    request.output.prompt_logprobs[next] =
-        sampler.logprobs(logits, seq.token_ids[next], *request.params.prompt_logprobs);
-  } else if (request.params.max_tokens > 0) {
-    sampled_[row] = sampler.sample(seq, next, logits);
-    if (request.params.logprobs)
-      sampled_logprobs_[row] = sampler.logprobs(logits, sampled_[row], *request.params.logprobs);
+// is drawn.
+void LLMEngine::make_rows(Step& step) {
+  step.rows.clear();
+  for (const ScheduledSequence& s : step.scheduled) {
+    const Sequence& seq = *s.seq;
+    const Request& request = *seq.request;
+    for (int64_t r = s.first_row; r < s.first_row + s.num_rows; ++r) {
+      const int64_t next = step.batch.positions[step.batch.logits_rows[r]] + 1;
+      SampleRow& row = step.rows.emplace_back();
+      if (next < seq.num_prompt_tokens) {
+        row.scored_token = seq.token_ids[next];
+        row.num_logprobs = static_cast<int32_t>(*request.params.prompt_logprobs);
+        row.position = next;
+      } else if (request.params.max_tokens > 0) {  // else nobody looks at what is drawn
+        row = request.sampling.row(std::span(seq.token_ids).first(next), seq.index,
+                                   request.id * 1024 + seq.index);
+        if (seq.matcher) row.allowed = seq.matcher->mask();
+      }
+    }
   }
+}
+
+// Beside the pass: what may come next depends on the tokens so far alone.
+void LLMEngine::prepare_masks(const Step& step) {
+  for (const ScheduledSequence& s : step.scheduled)
+    if (!s.seq->is_finished()) mask_worker_.add(s.seq->matcher.get());
+}
+
+// What is under way counts as computed, but for the drafts, and each sequence that draws a token
+// has it, whatever it is. Who needs no more than that one token is not scheduled again.
+void LLMEngine::advance(Step& step) {
+  for (ScheduledSequence& s : step.scheduled) {
+    Sequence& seq = *s.seq;
+    Request& request = *seq.request;
+    if (seq.is_finished()) {  // by the tokens of the step before
+      s.seq = nullptr;
+      continue;
+    }
+    if (!seq.is_decoding()) stats_.prompt_tokens_computed += s.num_tokens;
+    if (request.wants_prompt_logprobs(seq)) {
+      auto& scores = request.output.prompt_logprobs;
+      scores.resize(std::max<size_t>(
+          scores.size(),
+          std::min(seq.num_computed_tokens + s.num_tokens + 1, seq.num_prompt_tokens)));
+    }
+    scheduler_.postprocess(seq, s.num_tokens);
+    if (seq.num_uncomputed_tokens() > 0) continue;
+    const int64_t row = s.first_row + s.num_rows - std::ssize(s.draft) - 1;
+    seq.token_ids.push_back(static_cast<int32_t>(-1 - row));
+    if (seq.num_output_tokens() >= request.params.max_tokens) scheduler_.finish(seq);
+  }
+}
+
+void LLMEngine::read() {
+  const Step& step = *std::exchange(under_way_, nullptr);
+  const auto tokens = sampler_->wait();
+  lap(&stats_.seconds.model);
+  ++stats_.steps;
+  for (const ScheduledSequence& s : step.scheduled)
+    if (s.seq) read(step, s, tokens);
+  lap(&stats_.seconds.postprocess);
+  auto has_share = [](const Sequence* seq) { return seq != nullptr; };
+  if (step_hook_ && std::ranges::any_of(step.scheduled, has_share, &ScheduledSequence::seq))
+    step_hook_(step.batch, step.scheduled, seconds_told_);
+  seconds_told_ = stats_.seconds;
+  forgotten_.clear();  // none of them has a share in a later step
 }
 
 // A guess is right if it is the token drawn: the same draw from the same logits as in a step of its
 // own, which has been spared. What was drawn behind a wrong one is forgotten.
-void LLMEngine::postprocess(const ScheduledSequence& scheduled) {
+void LLMEngine::read(const Step& step, const ScheduledSequence& scheduled,
+                     std::span<const int32_t> tokens) {
   Sequence& seq = *scheduled.seq;
+  Request& request = *seq.request;
   const std::span<const int32_t> draft = scheduled.draft;
-  if (seq.is_finished()) return;  // cancelled by a callback of this step
-  if (!seq.is_decoding()) stats_.prompt_tokens_computed += scheduled.num_tokens;
-  stats_.num_drafts += !draft.empty();
-  stats_.num_draft_tokens += std::ssize(draft);
-  scheduler_.postprocess(seq, scheduled.num_tokens);
-  if (seq.num_uncomputed_tokens() > 0) return;
-
   // The last token's row, and then those of the draft.
   int64_t row = scheduled.first_row + scheduled.num_rows - std::ssize(draft) - 1;
+  const bool draws = seq.token_ids.back() < 0;
+  if (draws) seq.token_ids.back() = tokens[row];
+  if (request.has_ended(seq)) return;  // cancelled meanwhile
+  for (int64_t r = scheduled.first_row; r < scheduled.first_row + scheduled.num_rows; ++r)
+    if (step.rows[r].scored_token >= 0) {
+      const auto logprobs = sampler_->logprobs(r);
+      request.output.prompt_logprobs[step.rows[r].position].assign(logprobs.begin(),
+                                                                   logprobs.end());
+    }
+  if (!draws) return;
+
+  stats_.num_drafts += !draft.empty();
+  stats_.num_draft_tokens += std::ssize(draft);
   for (int64_t i = 0;; ++i, ++row) {
-    const bool right = i < std::ssize(draft) && draft[i] == sampled_[row];
+    const bool right = i < std::ssize(draft) && draft[i] == tokens[row];
     stats_.num_accepted_tokens += right;
-    auto* const logprobs = sampled_logprobs_[row].empty() ? nullptr : &sampled_logprobs_[row];
-    if (!append(seq, sampled_[row], logprobs)) return;
+    if (!append(seq, row)) return;
     if (!right) break;
+    seq.token_ids.push_back(tokens[row + 1]);
     scheduler_.postprocess(seq, 1);
   }
   if (!draft.empty()) block_manager_.trim(seq);
 }
 
-bool LLMEngine::append(Sequence& seq, int32_t token, PositionLogprobs* logprobs) {
+bool LLMEngine::append(Sequence& seq, int64_t row) {
   Request& request = *seq.request;
-  FinishReason reason = FinishReason::kLength;
   try {
-    if (token >= 0 && seq.matcher) seq.matcher->advance(token);
-    if (token >= 0) {
+    if (request.params.max_tokens > 0) {
+      if (seq.matcher) seq.matcher->advance(seq.token_ids.back());
       ++stats_.tokens_generated;
-      reason = output_processor_.append(seq, token, logprobs);
+      output_processor_.append(
+          seq, request.params.logprobs ? sampler_->logprobs(row) : std::span<const TokenLogprob>());
     } else {
-      output_processor_.end(seq, reason);
+      seq.token_ids.pop_back();  // nobody asked for it
+      output_processor_.end(seq, FinishReason::kLength);
     }
   } catch (...) {  // a callback or matcher that throws ends its own request and nobody else's
     abort(request);
   }
-  if (reason != FinishReason::kNone && !seq.is_finished()) {
-    scheduler_.finish(seq);
-    if (request.num_unfinished == 0) finished_.push_back(request.id);
-  }
-  return !seq.is_finished();
+  if (!request.has_ended(seq)) return true;
+  scheduler_.finish(seq);
+  if (request.num_unfinished == 0) finished_.push_back(request.id);
+  return false;
 }
 
 void LLMEngine::forget_finished() {
   for (uint64_t id : finished_) {
-    if (const auto it = requests_.find(id); it != requests_.end()) {
-      stats_.prompt_tokens_cached += it->second->output.num_cached_tokens;
-      requests_.erase(it);
-    }
+    const auto it = requests_.find(id);
+    if (it == requests_.end()) continue;
+    stats_.prompt_tokens_cached += it->second->output.num_cached_tokens;
+    forgotten_.push_back(std::move(it->second));
+    requests_.erase(it);
   }
   finished_.clear();
+  if (!under_way_) forgotten_.clear();
 }
 
 EngineStats LLMEngine::stats() const {

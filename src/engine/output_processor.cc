@@ -26,13 +26,13 @@ bool OutputProcessor::stops_at(const Sequence& seq, int32_t token, CompletionOut
   return true;
 }
 
-FinishReason OutputProcessor::append(Sequence& seq, int32_t token, PositionLogprobs* logprobs) {
+void OutputProcessor::append(Sequence& seq, std::span<const TokenLogprob> logprobs) {
+  const int32_t token = seq.token_ids.back();
   const SamplingParams& params = seq.request->params;
   CompletionOutput& out = seq.request->output.outputs[seq.index];
   const size_t text_from = out.text.size();
-  seq.token_ids.push_back(token);
   out.token_ids.push_back(token);
-  if (logprobs) out.logprobs.push_back(std::move(*logprobs));
+  if (!logprobs.empty()) out.logprobs.emplace_back(logprobs.begin(), logprobs.end());
 
   const bool stopped = stops_at(seq, token, out);
   const bool at_limit = seq.num_output_tokens() >= params.max_tokens;
@@ -46,7 +46,6 @@ FinishReason OutputProcessor::append(Sequence& seq, int32_t token, PositionLogpr
     if (advance_text(seq, piece, reason != FinishReason::kNone, out)) reason = FinishReason::kStop;
   }
   emit(seq, token, text_from, reason);
-  return reason;
 }
 
 bool OutputProcessor::advance_text(Sequence& seq, const std::string& piece, bool is_last,

@@ -2,6 +2,7 @@
 // may end the sequence; the request's callback hears of it. Engine thread only.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,9 +16,9 @@ class OutputProcessor {
   OutputProcessor(const Tokenizer* tokenizer, std::vector<int32_t> eos_token_ids);
 
   void start(Sequence& seq) const;  // a fresh detokenizer
-  // Appends the token to the sequence and its output; returns why the sequence ends, or kNone.
-  // logprobs may be null.
-  FinishReason append(Sequence& seq, int32_t token, PositionLogprobs* logprobs);
+  // Appends the sequence's newest token to its output, which says whether it has ended with it.
+  // logprobs: of the token, empty if they are not wanted.
+  void append(Sequence& seq, std::span<const TokenLogprob> logprobs);
   // Ends the sequence without another token: its prompt is scored and max_tokens is 0, or it is
   // aborted.
   void end(Sequence& seq, FinishReason reason);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "nanovllm/llm.h"
+#include "sampling/request_sampling.h"
 #include "speculative/ngram_proposer.h"
 #include "structured/grammar_matcher.h"
 #include "tokenizer/tokenizer.h"
@@ -26,7 +27,9 @@ struct Sequence {
   int index = 0;  // which of the request's n
   SequenceStatus status = SequenceStatus::kWaiting;
 
-  std::vector<int32_t> token_ids;  // prompt, then output
+  // Prompt, then output. The last one may be negative: the token is being computed, and is named as
+  // in Batch. No block with it is hashed before it is known.
+  std::vector<int32_t> token_ids;
   int64_t num_prompt_tokens = 0;
   int64_t num_computed_tokens = 0;  // tokens whose keys and values are in the cache
 
@@ -53,8 +56,8 @@ struct Sequence {
 struct Request {
   uint64_t id = 0;  // also the order of arrival
   RequestOptions options;
-  SamplingParams params;  // max_tokens resolved
-  uint64_t seed = 0;      // resolved; each token's draw comes from (seed, index, position) alone
+  SamplingParams params;     // max_tokens resolved
+  RequestSampling sampling;  // each token's draw comes from (seed, index, position) alone
   uint64_t salt_hash = 0;
   std::chrono::steady_clock::time_point arrival;
   StreamCallback callback;
@@ -62,6 +65,11 @@ struct Request {
   std::vector<std::unique_ptr<Sequence>> sequences;  // n of them
   int num_unfinished = 0;
 
+  // Whether the sequence has its last token. The scheduler is done with it a little earlier, when
+  // nothing is left to compute.
+  bool has_ended(const Sequence& seq) const {
+    return output.outputs[seq.index].finish_reason != FinishReason::kNone;
+  }
   // Prompt positions are scored by the first sequence alone.
   bool wants_prompt_logprobs(const Sequence& seq) const {
     return params.prompt_logprobs.has_value() && seq.index == 0 &&

@@ -83,7 +83,7 @@ MemoryPlan plan_memory(Checkpoint& checkpoint, EngineConfig* config) {
   plan.activation_bytes = static_cast<int64_t>(sizeof(float)) *
                           (Transformer::planned_activation_floats(
                                model, config->max_num_batched_tokens, config->max_model_len) +
-                           ModelRunner::kMaxLogitsRows * model.vocab_size);
+                           backend->max_logits_rows() * model.vocab_size);
   return plan;
 }
 
@@ -93,7 +93,7 @@ ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, con
   transformer_ = std::make_unique<Transformer>(checkpoint, *backend_, weight_type(config),
                                                config.max_num_batched_tokens, config.max_model_len);
   backend_->allocate_kv_cache(kv_shape(checkpoint.config(), config, plan.num_kv_blocks));
-  logits_ = backend_->allocate(kMaxLogitsRows * vocab_size_);
+  logits_ = backend_->allocate(max_logits_rows() * vocab_size_);
 }
 
 bool ModelRunner::run(const Batch& batch, const std::atomic<bool>* give_up) {
@@ -103,9 +103,13 @@ bool ModelRunner::run(const Batch& batch, const std::atomic<bool>* give_up) {
   return done;
 }
 
-std::span<float> ModelRunner::logits(std::span<const int32_t> rows) {
+float* ModelRunner::compute_logits(std::span<const int32_t> rows) {
   transformer_->compute_logits(rows, logits_);
-  return backend_->to_host(logits_, std::ssize(rows) * vocab_size_);
+  return logits_;
+}
+
+std::span<float> ModelRunner::logits(std::span<const int32_t> rows) {
+  return backend_->to_host(compute_logits(rows), std::ssize(rows) * vocab_size_);
 }
 
 }  // namespace nanovllm

@@ -23,10 +23,12 @@ class ModelRunner {
   // One forward pass. False: *give_up (may be null) was set, and the pass ended before its last
   // layer.
   bool run(const Batch& batch, const std::atomic<bool>* give_up = nullptr);
-  // Logits of some tokens of the last batch, by their indices: [rows, vocab_size], valid until the
-  // next call, and the caller's to change. At most kMaxLogitsRows, which bounds the buffer.
+  // Logits of some tokens of the last batch, by their indices: [rows, vocab_size] in the backend's
+  // memory, valid until the next call. At most max_logits_rows(), which bounds the buffer.
+  float* compute_logits(std::span<const int32_t> rows);
+  // The same for the host, to read and change.
   std::span<float> logits(std::span<const int32_t> rows);
-  static constexpr int64_t kMaxLogitsRows = 32;
+  int64_t max_logits_rows() const { return backend_->max_logits_rows(); }
 
   Backend& backend() { return *backend_; }
   const Backend& backend() const { return *backend_; }
@@ -36,7 +38,7 @@ class ModelRunner {
  private:
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<Transformer> transformer_;
-  float* logits_ = nullptr;  // [kMaxLogitsRows, vocab_size]
+  float* logits_ = nullptr;  // [max_logits_rows, vocab_size]
   int64_t vocab_size_;
 };
 

@@ -28,9 +28,9 @@ struct GrammarMatcher::Impl {
 };
 
 GrammarMatcher::GrammarMatcher(std::shared_ptr<const CompiledGrammar> grammar, int64_t vocab_size,
-                               std::vector<int32_t> stop_token_ids)
-    : vocab_size_(static_cast<int32_t>(vocab_size)),
-      stop_token_ids_(std::move(stop_token_ids)),
+                               std::vector<int32_t> stop_token_ids, int64_t min_tokens)
+    : stop_token_ids_(std::move(stop_token_ids)),
+      tokens_before_stop_(min_tokens),
       mask_(static_cast<size_t>(vocab_size + 31) / 32),
       seconds_left_(kSecondsAtOnce) {
   const xgrammar::CompiledGrammar& compiled = grammar->impl().grammar;
@@ -54,6 +54,7 @@ void GrammarMatcher::prepare() {
     mask_[word] &= ~(uint32_t{1} << (id % 32));
   }
   must_stop_ = std::ranges::all_of(mask_, [](uint32_t word) { return word == 0; });
+  if (tokens_before_stop_ > 0 && !must_stop_) return;
   for (auto it = saved.rbegin(); it != saved.rend(); ++it) mask_[it->first] = it->second;
 }
 
@@ -76,6 +77,7 @@ bool GrammarMatcher::accept(int32_t token) {
   seconds_left_ = std::min(seconds_left_ + kSecondsAToken, kSecondsAtOnce);
   bool accepted = false;
   if (!gave_up_) spend([&] { accepted = impl_->matcher.AcceptToken(token); });
+  if (accepted) --tokens_before_stop_;
   return accepted && !gave_up_;
 }
 

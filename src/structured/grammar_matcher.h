@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "structured/compiled_grammar.h"
@@ -18,9 +19,10 @@ namespace nanovllm {
 
 class GrammarMatcher {
  public:
-  // stop_token_ids: what ends the completion besides EOS.
+  // stop_token_ids: what ends the completion besides EOS. Neither may come before min_tokens are
+  // out, unless nothing else may.
   GrammarMatcher(std::shared_ptr<const CompiledGrammar> grammar, int64_t vocab_size,
-                 std::vector<int32_t> stop_token_ids);
+                 std::vector<int32_t> stop_token_ids, int64_t min_tokens = 0);
   ~GrammarMatcher();
 
   // Finds the tokens that may come next, if that is not done yet.
@@ -29,13 +31,8 @@ class GrammarMatcher {
   bool allows(int32_t token) const {
     return (mask_[static_cast<size_t>(token) / 32] >> (token % 32)) & 1;
   }
-  bool must_stop() const { return must_stop_; }  // every such token ends the completion
-
-  template <typename Function>
-  void for_each_forbidden(Function function) const {
-    for (int32_t token = 0; token < vocab_size_; ++token)
-      if (!allows(token)) function(token);
-  }
+  std::span<const uint32_t> mask() const { return mask_; }  // a bit each, as SampleRow::allowed
+  bool must_stop() const { return must_stop_; }             // every such token ends the completion
 
   // Goes on by a token; false if the form does not allow it.
   bool accept(int32_t token);
@@ -49,8 +46,8 @@ class GrammarMatcher {
   template <typename Work>
   void spend(Work work);
   std::unique_ptr<Impl> impl_;
-  const int32_t vocab_size_;
   std::vector<int32_t> stop_token_ids_;
+  int64_t tokens_before_stop_;  // that still have to come
   std::vector<uint32_t> mask_;
   bool prepared_ = false, must_stop_ = false, gave_up_ = false;
   double seconds_left_;  // of processor time; each token adds some

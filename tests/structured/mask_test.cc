@@ -162,6 +162,31 @@ TEST_F(MaskTest, StopTokens) {
   EXPECT_TRUE(matcher.allows(d));
 }
 
+// Before min_tokens are out nothing that ends the completion may come, unless nothing else may.
+TEST_F(MaskTest, MinTokens) {
+  GrammarCompiler compiler(tokenizer_, tokenizer_.vocab_size(), {tokenizer_.eos()}, {});
+  StructuredOutputs outputs;
+  outputs.regex = "(ab){0,3}";
+  GrammarMatcher matcher(compiler.compile(outputs), tokenizer_.vocab_size(), {}, 2);
+  for (int i = 0; i < 3; ++i) {
+    matcher.prepare();
+    EXPECT_EQ(matcher.allows(tokenizer_.eos()), i >= 2);
+    EXPECT_TRUE(matcher.allows(0));
+    EXPECT_FALSE(matcher.accept(2));  // what is refused does not count
+    EXPECT_TRUE(matcher.accept(0));
+  }
+  GrammarMatcher strict(compiler.compile(outputs), tokenizer_.vocab_size(), {0}, 2);
+  ASSERT_EQ(tokenizer_.token_bytes(0), "ab");
+  strict.prepare();
+  EXPECT_FALSE(strict.allows(0));
+  EXPECT_TRUE(strict.allows(25 + 'a'));
+  EXPECT_TRUE(strict.accept(25 + 'a') && strict.accept(25 + 'b') && strict.accept(0) &&
+              strict.accept(0));
+  strict.prepare();
+  EXPECT_TRUE(strict.must_stop());
+  EXPECT_TRUE(strict.allows(tokenizer_.eos()));
+}
+
 TEST_F(MaskTest, TheWorkerPreparesAll) {
   GrammarCompiler compiler(tokenizer_, tokenizer_.vocab_size(), {tokenizer_.eos()}, {});
   StructuredOutputs outputs;

@@ -1,6 +1,6 @@
 // The sampler against a plain oracle that does sort the vocabulary.
 
-#include "engine/sampler.h"
+#include "sampling/sampler.h"
 
 #include <gtest/gtest.h>
 
@@ -10,25 +10,30 @@
 #include <map>
 #include <random>
 
+#include "sampling/request_sampling.h"
+
 namespace nanovllm {
 namespace {
 
 struct Fixture {
-  explicit Fixture(SamplingParams params, std::vector<int32_t> prompt = {0},
-                   std::vector<int32_t> output = {}) {
-    request.params = std::move(params);
-    request.seed = 1;
-    seq.request = &request;
-    seq.num_prompt_tokens = static_cast<int64_t>(prompt.size());
-    seq.token_ids = std::move(prompt);
-    seq.token_ids.insert(seq.token_ids.end(), output.begin(), output.end());
+  explicit Fixture(SamplingParams params_, std::vector<int32_t> prompt = {0},
+                   std::vector<int32_t> output = {}, std::vector<int32_t> eos_ = {})
+      : params(std::move(params_)),
+        num_prompt_tokens(std::ssize(prompt)),
+        tokens(std::move(prompt)),
+        eos(std::move(eos_)) {
+    tokens.insert(tokens.end(), output.begin(), output.end());
   }
   // The token after all of them.
   int32_t sample(Sampler& sampler, std::span<float> logits) const {
-    return sampler.sample(seq, seq.num_tokens(), logits);
+    const RequestSampling sampling(params, seed, num_prompt_tokens, eos);
+    return sampler.sample(sampling.row(tokens, index, 0), logits);
   }
-  Request request;
-  Sequence seq;
+  SamplingParams params;
+  int64_t num_prompt_tokens;
+  std::vector<int32_t> tokens, eos;
+  uint64_t seed = 1;
+  int index = 0;
 };
 
 std::vector<float> random_logits(std::mt19937& rng, int n, bool with_ties) {
@@ -75,12 +80,12 @@ TEST(Sampler, DrawsFromTheRightDistribution) {
     const int vocab = 40 + static_cast<int>(rng() % 60);
     auto logits = random_logits(rng, vocab, trial % 2);
     const auto expected = oracle(logits, params);
-    Sampler sampler(vocab, {});
+    Sampler sampler(vocab);
     std::map<int32_t, int> counts;
     const int draws = 4000;
     for (int i = 0; i < draws; ++i) {
       Fixture f(params);
-      f.request.seed = i;
+      f.seed = i;
       ++counts[f.sample(sampler, logits)];
     }
     for (const auto& [id, count] : counts)
@@ -96,12 +101,12 @@ TEST(Sampler, DrawsFromTheRightDistribution) {
 TEST(Sampler, DrawDependsOnSeedIndexAndPositionOnly) {
   std::mt19937 rng(5);
   auto logits = random_logits(rng, 100, false);
-  Sampler a(100, {}), b(100, {});
+  Sampler a(100), b(100);
   int differing = 0;
   for (int i = 0; i < 50; ++i) {
     Fixture f({}), g({}), h({});
-    f.request.seed = g.request.seed = h.request.seed = i;
-    h.seq.index = 1;
+    f.seed = g.seed = h.seed = i;
+    h.index = 1;
     const int32_t token = f.sample(a, logits);
     auto others = random_logits(rng, 100, true);
     h.sample(b, others);  // another history
@@ -112,7 +117,7 @@ TEST(Sampler, DrawDependsOnSeedIndexAndPositionOnly) {
 }
 
 TEST(Sampler, GreedyTakesTheFirstOfEquals) {
-  Sampler sampler(4, {});
+  Sampler sampler(4);
   std::vector<float> logits = {1, 3, 3, 2};
   EXPECT_EQ(Fixture({.temperature = 0}).sample(sampler, logits), 1);
 }
@@ -120,7 +125,7 @@ TEST(Sampler, GreedyTakesTheFirstOfEquals) {
 TEST(Sampler, PenaltiesFollowTheirFormulas) {
   // Output 1 twice; prompt 2. Logits chosen so that each penalty decides.
   std::vector<float> logits = {1.0f, 2.0f, 1.9f, -1.0f};
-  Sampler sampler(4, {});
+  Sampler sampler(4);
   auto greedy = [&](SamplingParams p) {
     p.temperature = 0;
     return Fixture(p, {2}, {1, 1}).sample(sampler, logits);
@@ -136,29 +141,68 @@ TEST(Sampler, PenaltiesFollowTheirFormulas) {
 
 TEST(Sampler, LeavesTheLogitsAsTheyWere) {
   std::mt19937 rng(7);
-  Sampler sampler(100, {4});
+  Sampler sampler(100);
   for (int trial = 0; trial < 20; ++trial) {
     auto logits = random_logits(rng, 100, false);
     logits[3] = -INFINITY, logits[5] = -0.0f;
     const auto before = logits;
     SamplingParams p{.top_k = 10, .repetition_penalty = 1.7, .frequency_penalty = 0.3};
     p.min_tokens = 20, p.stop_token_ids = {3, 9, 9}, p.logit_bias = {{3, 5.0}, {9, -2.0}};
-    Fixture(p, {3, 9, 50, 50}, {9, 5, 77, 77}).sample(sampler, logits);
+    Fixture(p, {3, 9, 50, 50}, {9, 5, 77, 77}, {4}).sample(sampler, logits);
     EXPECT_EQ(std::memcmp(logits.data(), before.data(), 400), 0);
   }
 }
 
 TEST(Sampler, MinTokensMasksEveryStop) {
-  Sampler sampler(4, {3});
+  Sampler sampler(4);
   SamplingParams p{.temperature = 0, .min_tokens = 2};
   p.stop_token_ids = {2};
   std::vector<float> logits = {0, 1, 5, 9};
-  EXPECT_EQ(Fixture(p, {0}, {0}).sample(sampler, logits), 1);
-  EXPECT_EQ(Fixture(p, {0}, {0, 0}).sample(sampler, logits), 3);
+  EXPECT_EQ(Fixture(p, {0}, {0}, {3}).sample(sampler, logits), 1);
+  EXPECT_EQ(Fixture(p, {0}, {0, 0}, {3}).sample(sampler, logits), 3);
+}
+
+// What only rows say: which tokens are allowed, the last word of the mask half in use.
+TEST(Sampler, AllowedTokensOnly) {
+  std::mt19937 rng(11);
+  Sampler sampler(40);
+  for (int trial = 0; trial < 50; ++trial) {
+    auto logits = random_logits(rng, 40, false);
+    const auto before = logits;
+    const std::vector<uint32_t> allowed = {1u << 7 | 1u << 31, 1u << 2};
+    SampleRow row{.temperature = trial % 2 ? 1.0 : 0.0, .seed = rng(), .allowed = allowed};
+    const int32_t token = sampler.sample(row, logits);
+    EXPECT_TRUE(token == 7 || token == 31 || token == 34) << token;
+    if (trial % 2 == 0) {
+      EXPECT_GE(logits[token], std::max({logits[7], logits[31], logits[34]}));
+    }
+    EXPECT_EQ(logits, before);
+  }
+}
+
+TEST(RequestSampling, BiasesNameATokenTwiceAtMostAndThenOnceForNever) {
+  SamplingParams p{.logit_bias = {{3, 5.0}, {9, -2.0}}, .min_tokens = 2};
+  p.stop_token_ids = {3, 7, 7};
+  const RequestSampling sampling(p, 1, 2, std::vector<int32_t>{7, 3, 8});
+  const std::vector<int32_t> tokens = {1, 2, 5, 6};
+  auto ids = [&](int64_t length) {
+    std::vector<std::pair<int32_t, bool>> result;  // and whether it must not come
+    for (const LogitBias& b : sampling.row(std::span(tokens).first(length), 0, 0).biases)
+      result.emplace_back(b.token_id, std::isinf(b.bias));
+    return result;
+  };
+  const std::vector<std::pair<int32_t, bool>> plain = {{3, false}, {9, false}}, all = {{3, false},
+                                                                                       {9, false},
+                                                                                       {3, true},
+                                                                                       {7, true},
+                                                                                       {8, true}};
+  EXPECT_EQ(ids(2), all);
+  EXPECT_EQ(ids(3), all);
+  EXPECT_EQ(ids(4), plain);
 }
 
 TEST(Sampler, BrokenLogitsStillGiveAToken) {
-  Sampler sampler(3, {});
+  Sampler sampler(3);
   const float nan = std::nanf(""), inf = INFINITY;
   for (std::vector<float> logits :
        {std::vector<float>{nan, nan, nan}, {-inf, -inf, -inf}, {inf, 1, nan}})
@@ -175,7 +219,7 @@ TEST(Sampler, LogprobsAreLogSoftmax) {
   std::mt19937 rng(9);
   for (bool ties : {false, true}) {
     auto logits = random_logits(rng, 200, ties);
-    Sampler sampler(200, {});
+    Sampler sampler(200);
     double sum = 0;
     for (float x : logits) sum += std::exp(static_cast<double>(x));
     std::vector<int32_t> order(200);
