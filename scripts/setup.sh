@@ -49,16 +49,26 @@ install_packages() {
     apt-get install -y --no-install-recommends "${missing[@]}"
 }
 
+# Whether there is a CUDA compiler that the CUDA backend can be built with: 12.4 or later.
+has_cuda_compiler() {
+  local nvcc version
+  nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+  version=$("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\),.*/\1 \2/p')
+  [[ -n $version ]] && ((${version% *} * 100 + ${version#* } >= 1204))
+}
+
 # build_preset PRESET TARGET... ; the tests are part of every configuration if GoogleTest is there, so that ./run and ./test
-# share one build folder.
+# share one build folder, and the CUDA backend is part of the release if there is a compiler for it.
 build_preset() {
-  local preset=$1 tests=OFF folder="$root/build/$1"
+  local preset=$1 tests=OFF cuda=OFF folder="$root/build/$1"
   shift
   [[ -f /usr/include/gtest/gtest.h ]] && tests=ON
+  [[ $preset == release ]] && has_cuda_compiler && cuda=ON
   mkdir -p "$folder"
   [[ -f $folder/build.ninja ]] || say "building $preset (the first time takes some minutes)"
-  if [[ ! -f $folder/build.ninja || $(grep -c "NANO_VLLM_TESTS:BOOL=$tests" "$folder/CMakeCache.txt") -eq 0 ]]; then
-    (cd "$root" && quietly "$folder/configure.log" cmake --preset "$preset" -DNANO_VLLM_TESTS=$tests)
+  if [[ ! -f $folder/build.ninja ]] ||
+    [[ $(grep -cE "NANO_VLLM_(TESTS:BOOL=$tests|CUDA:BOOL=$cuda)\$" "$folder/CMakeCache.txt") -ne 2 ]]; then
+    (cd "$root" && quietly "$folder/configure.log" cmake --preset "$preset" -DNANO_VLLM_TESTS=$tests -DNANO_VLLM_CUDA=$cuda)
   fi
   quietly "$folder/build.log" cmake --build "$folder" --target "$@"
 }

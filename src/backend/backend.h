@@ -105,12 +105,13 @@ class Backend {
   virtual std::vector<int32_t> recorded_sizes() const { return {}; }
 
   // ---- one step; all pointers come from allocate()
-  // One pass over the batch: `forward` makes the calls below for the batch that it is given. A
-  // backend may give it a padded one, or repeat what an earlier pass of the same shape recorded
-  // instead of calling it. When run() returns the batch may be changed, but for logits_rows, of
-  // which parts are given to gather_rows() before the next pass.
-  virtual void run(const Batch& batch, const std::function<void(const Batch&)>& forward) {
-    forward(batch);
+  // One pass over the batch: `forward` makes the calls below for the batch that it is given, and
+  // says whether it came to the end. A backend may give it a padded batch, or repeat what an
+  // earlier pass of the same shape recorded instead of calling it. When run() returns the batch may
+  // be changed, but for logits_rows, of which parts are given to gather_rows() before the next
+  // pass.
+  virtual bool run(const Batch& batch, const std::function<bool(const Batch&)>& forward) {
+    return forward(batch);
   }
   // ------------------------------------------------------------------ out[t, :] = row ids[t] of an
   // embedding table [vocab, hidden]

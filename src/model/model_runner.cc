@@ -97,10 +97,8 @@ ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, con
 }
 
 bool ModelRunner::run(const Batch& batch, const std::atomic<bool>* give_up) {
-  bool done = true;
-  auto forward = [&](const Batch& b) { done = transformer_->forward(b, give_up); };
-  backend_->run(batch, std::ref(forward));
-  return done;
+  auto forward = [&](const Batch& b) { return transformer_->forward(b, give_up); };
+  return backend_->run(batch, std::ref(forward));
 }
 
 float* ModelRunner::compute_logits(std::span<const int32_t> rows) {

@@ -1,0 +1,240 @@
+#include "backend/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cuda/check.h"
+
+namespace nanovllm::cuda {
+namespace {
+
+// A matrix [out_features, in_features] as the products read it.
+struct CudaWeight : Weight {
+  DeviceBuffer memory;
+};
+const void* data(const Weight& w) { return static_cast<const CudaWeight&>(w).memory.as<void>(); }
+
+Element kv_element(KVType type) {
+  if (type == KVType::kInt8)
+    throw InvalidArgument("--kv-cache-dtype",
+                          "is int8; with CUDA, auto, float32 and bfloat16 are allowed");
+  return type == KVType::kFloat32 ? Element::kFloat32 : Element::kBFloat16;
+}
+
+Element weight_element(WeightType type) {
+  return type == WeightType::kFloat32 ? Element::kFloat32 : Element::kBFloat16;
+}
+
+}  // namespace
+
+CudaBackend::CudaBackend(const PluginOptions& options)
+    : options_((check(cudaSetDevice(options.device), "cudaSetDevice"), options)) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, options.device), "cudaGetDeviceProperties");
+  device_name_ = properties.name;
+  isa_ = "sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
+  matmul_.emplace();
+}
+
+CudaBackend::~CudaBackend() {
+  cudaSetDevice(options_.device);
+  cudaStreamSynchronize(stream_.get());  // nothing may be freed under a kernel
+}
+
+void CudaBackend::make_current() const { check(cudaSetDevice(options_.device), "cudaSetDevice"); }
+
+DeviceMemory CudaBackend::device_memory() const {
+  make_current();
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
+}
+
+std::unique_ptr<Weight> CudaBackend::pack(std::span<const TensorView> parts, WeightType type) {
+  make_current();
+  if (!element_known_) element_ = weight_element(type);
+  element_known_ = true;
+  if (weight_element(type) != element_)
+    throw Error("tensor '" + parts.front().name + "'", "is of another type than the others");
+  auto weight = std::make_unique<CudaWeight>();
+  weight->in_features = parts.front().shape.back();
+  for (const TensorView& part : parts) {
+    if (part.shape.size() != 2 || part.shape[1] != weight->in_features)
+      throw Error("tensor '" + part.name + "'", "is no matrix that stacks with the others");
+    weight->out_features += part.shape[0];
+  }
+  weight->bytes = packed_bytes(parts, type);
+  weight->memory = DeviceBuffer(weight->bytes);
+  auto* to = weight->memory.as<std::byte>();
+  for (const TensorView& part : parts) {
+    uploader_.upload(part, element_, to);
+    to += part.num_elements() * element_bytes(element_);
+  }
+  return weight;
+}
+
+int64_t CudaBackend::packed_bytes(std::span<const TensorView> parts, WeightType type) const {
+  int64_t elements = 0;
+  for (const TensorView& part : parts) elements += part.num_elements();
+  return elements * element_bytes(weight_element(type));
+}
+
+int64_t CudaBackend::kv_cache_bytes(const KVCacheShape& s) const {
+  return 2 * s.num_layers * s.num_blocks * s.block_size * s.num_kv_heads * s.head_dim *
+         element_bytes(kv_element(s.type));
+}
+
+void CudaBackend::allocate_kv_cache(const KVCacheShape& shape) {
+  if (shape.head_dim > kMaxHeadDim)
+    throw Error("CUDA backend", "takes heads of at most " + std::to_string(kMaxHeadDim) +
+                                    " dimensions; the model's have " +
+                                    std::to_string(shape.head_dim));
+  make_current();
+  kv_shape_ = shape;
+  kv_cache_ = DeviceBuffer();  // the old one first
+  kv_cache_ = DeviceBuffer(kv_cache_bytes(shape));
+}
+
+KVCache CudaBackend::layer(int index) const {
+  const Element type = kv_element(kv_shape_.type);
+  const int64_t bytes = kv_cache_bytes(kv_shape_) / kv_shape_.num_layers / 2;
+  auto* const keys = kv_cache_.as<std::byte>() + 2 * index * bytes;
+  return {.type = type,
+          .keys = keys,
+          .values = keys + bytes,
+          .num_kv_heads = static_cast<int>(kv_shape_.num_kv_heads),
+          .block_size = static_cast<int>(kv_shape_.block_size),
+          .head_dim = static_cast<int>(kv_shape_.head_dim)};
+}
+
+float* CudaBackend::allocate(int64_t num_floats) {
+  if (num_floats < 0 || num_floats > INT64_MAX / 8)
+    throw Error("activations", "have a size out of range");
+  allocations_.emplace_back(std::max<int64_t>(num_floats, 1) * 4, true);
+  return allocations_.back().as<float>();
+}
+
+void CudaBackend::upload(std::span<const float> values, float* out) {
+  make_current();
+  uploader_.upload(values, out);
+}
+
+CudaBackend::Reserved::Reserved(const StepLimits& limits, bool use_graphs)
+    : batch(limits.max_tokens, limits.max_seqs, limits.max_blocks),
+      graphs(use_graphs, limits.max_seqs),
+      logits(kLogitsRows * limits.vocab_size * 4),
+      logits_floats(kLogitsRows * limits.vocab_size) {}
+
+void CudaBackend::reserve(const StepLimits& limits) {
+  make_current();
+  uploader_.finish();
+  reserved_.reset();
+  reserved_.emplace(limits, !options_.enforce_eager);
+}
+
+int64_t CudaBackend::reserved_bytes(const StepLimits& limits) const {
+  return Matmul::kWorkspaceBytes +
+         BatchBuffers::bytes(limits.max_tokens, limits.max_seqs, limits.max_blocks);
+}
+
+std::vector<int32_t> CudaBackend::recorded_sizes() const {
+  return reserved_ ? reserved_->graphs.sizes() : std::vector<int32_t>();
+}
+
+CudaBackend::Reserved& CudaBackend::reserved() {
+  if (!reserved_) throw Error("CUDA backend", "was given a step before reserve()");
+  return *reserved_;
+}
+
+bool CudaBackend::run(const Batch& batch, const std::function<bool(const Batch&)>& forward) {
+  make_current();
+  Reserved& r = reserved();
+  const Batch& padded = r.graphs.pad(batch);
+  device_batch_ = r.batch.upload(padded, stream_);
+  logits_rows_ = batch.logits_rows;
+  batch_ = &padded;
+  const bool complete = r.graphs.run(padded, stream_, [&] { return forward(padded); });
+  batch_ = nullptr;
+  return complete;
+}
+
+void CudaBackend::embed(const Weight& table, std::span<const int32_t> ids, float* out) {
+  if (!batch_ || ids.data() != batch_->token_ids.data())
+    throw Error("embed", "takes the tokens of the batch under way");
+  cuda::embed(element_, data(table), device_batch_.token_ids, std::ssize(ids), table.in_features,
+              out, stream_.get());
+}
+
+void CudaBackend::rms_norm(const float* x, const float* weight, float eps, int64_t rows,
+                           int64_t dim, float* out) {
+  if (x == out && element_ != Element::kFloat32)
+    throw Error("rms_norm", "cannot narrow its input in place");
+  // Without a second input nothing is added to the first.
+  cuda::add_rms_norm(element_, const_cast<float*>(x), nullptr, weight, eps, rows, dim, out,
+                     stream_.get());
+}
+
+void CudaBackend::add_rms_norm(float* residual, const float* x, const float* weight, float eps,
+                               int64_t rows, int64_t dim, float* out) {
+  cuda::add_rms_norm(element_, residual, x, weight, eps, rows, dim, out, stream_.get());
+}
+
+void CudaBackend::linear(const Weight& w, const float* bias, const float* x, int64_t rows,
+                         float* out) {
+  matmul_->linear(data(w), w.in_features, w.out_features, x, rows, element_, element_, out,
+                  stream_.get());
+  if (bias) cuda::add_bias(element_, out, bias, rows, w.out_features, stream_.get());
+}
+
+void CudaBackend::logits(const Weight& head, const float* x, int64_t rows, float* out) {
+  matmul_->linear(data(head), head.in_features, head.out_features, x, rows, element_,
+                  Element::kFloat32, out, stream_.get());
+}
+
+std::span<float> CudaBackend::to_host(float* logits, int64_t n) {
+  make_current();
+  Reserved& r = reserved();
+  if (n > r.logits_floats) throw Error("to_host", "was asked for more than max_logits_rows()");
+  auto* const host = r.logits.as<float>();
+  check(cudaMemcpyAsync(host, logits, static_cast<size_t>(n) * 4, cudaMemcpyDeviceToHost,
+                        stream_.get()),
+        "cudaMemcpyAsync");
+  stream_.synchronize();
+  return {host, static_cast<size_t>(n)};
+}
+
+void CudaBackend::rope_and_store_kv(const RopeParams& p, const Batch&, float* qkv) {
+  const RopeArgs args = {.num_heads = p.num_heads,
+                         .rotary_dim = p.rotary_dim,
+                         .q_norm = p.q_norm,
+                         .k_norm = p.k_norm,
+                         .eps = p.norm_eps,
+                         .cos_sin = p.cos_sin,
+                         .interleaved = p.interleaved};
+  cuda::rope_and_store_kv(element_, args, device_batch_, layer(p.layer), qkv, stream_.get());
+}
+
+void CudaBackend::attention(const AttentionParams& p, const Batch&, const float* qkv, float* out) {
+  const AttentionArgs args = {.num_heads = p.num_heads,
+                              .scale = p.scale,
+                              .window = p.sliding_window,
+                              .qkv = qkv,
+                              .out = out};
+  attention_general(element_, args, device_batch_, layer(p.layer), stream_.get());
+}
+
+void CudaBackend::silu_mul(const float* gate_up, int64_t rows, int64_t dim, float* out) {
+  cuda::silu_mul(element_, gate_up, rows, dim, out, stream_.get());
+}
+
+void CudaBackend::gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim,
+                              float* out) {
+  make_current();
+  const int64_t first = rows.data() - logits_rows_.data();
+  if (first < 0 || first + std::ssize(rows) > std::ssize(logits_rows_))
+    throw Error("gather_rows", "takes rows of the batch's logits_rows");
+  cuda::gather_rows(element_, x, device_batch_.logits_rows + first, std::ssize(rows), dim, out,
+                    stream_.get());
+}
+
+}  // namespace nanovllm::cuda

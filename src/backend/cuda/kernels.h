@@ -1,0 +1,82 @@
+// The kernels, as functions of the host: each puts one launch (or a few) into the stream and
+// returns. Pointers are to device memory. `Element` says what the activations (void*) are.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace nanovllm::cuda {
+
+enum class Element { kFloat32, kBFloat16 };
+constexpr int64_t element_bytes(Element e) { return e == Element::kFloat32 ? 4 : 2; }
+
+// ---- rows.cu
+// out[t, :] = table[ids[t], :]; the table is [vocab, dim] of `type`, out is float32.
+void embed(Element type, const void* table, const int32_t* ids, int64_t rows, int64_t dim,
+           float* out, cudaStream_t stream);
+// in += x unless x is null, then out = in / sqrt(mean(in^2) + eps) * weight. x and out are of
+// `type`, and may be the same memory; in and weight are float32.
+void add_rms_norm(Element type, float* in, const void* x, const float* weight, float eps,
+                  int64_t rows, int64_t dim, void* out, cudaStream_t stream);
+// out[t, i] = silu(gate_up[t, i]) * gate_up[t, dim + i].
+void silu_mul(Element type, const void* gate_up, int64_t rows, int64_t dim, void* out,
+              cudaStream_t stream);
+// out[r, :] = x[rows[r], :].
+void gather_rows(Element type, const void* x, const int32_t* rows, int64_t num_rows, int64_t dim,
+                 void* out, cudaStream_t stream);
+// x[t, :] += bias.
+void add_bias(Element type, void* x, const float* bias, int64_t rows, int64_t dim,
+              cudaStream_t stream);
+
+// ---- linear.cu
+// out[t, n] = sum_k x[t, k] * w[n, k] for any shape: what cuBLASLt has no algorithm for. out is of
+// `out_type`.
+void plain_linear(Element type, const void* w, const void* x, int64_t rows, int64_t in, int64_t out,
+                  Element out_type, void* y, cudaStream_t stream);
+
+// ---- the cache and the batch, as kernels see them
+// One layer of the cache: keys and values each [num_blocks][num_kv_heads][block_size][head_dim].
+struct KVCache {
+  Element type = Element::kBFloat16;
+  void *keys = nullptr, *values = nullptr;
+  int num_kv_heads = 0, block_size = 0, head_dim = 0;
+};
+
+// A step's batch in device memory; see backend/batch.h. The stride of the block tables is read from
+// memory, because it changes from step to step and a graph repeats its arguments.
+struct DeviceBatch {
+  int num_tokens = 0, num_seqs = 0;
+  int num_decodes = 0;  // sequences at the beginning that have one token each
+  const int32_t *token_ids = nullptr, *positions = nullptr, *slots = nullptr;  // slot -1: padding
+  const int32_t *query_start = nullptr, *context_lens = nullptr, *logits_rows = nullptr;
+  const int32_t* block_tables = nullptr;
+  const int32_t* table_stride = nullptr;
+};
+
+// ---- rope.cu
+struct RopeArgs {
+  int num_heads = 0, rotary_dim = 0;
+  const float *q_norm = nullptr, *k_norm = nullptr;
+  float eps = 0;
+  const float* cos_sin = nullptr;
+  bool interleaved = false;
+};
+// q inside qkv in place; k and v to the cache.
+void rope_and_store_kv(Element type, const RopeArgs& args, const DeviceBatch& batch,
+                       const KVCache& cache, void* qkv, cudaStream_t stream);
+
+// ---- attention
+struct AttentionArgs {
+  int num_heads = 0;
+  float scale = 0;
+  int64_t window = 0;  // 0: none
+  const void* qkv = nullptr;
+  void* out = nullptr;
+};
+// attention_general.cu: any head size up to 256, any types; no tensor cores.
+constexpr int kMaxHeadDim = 256;
+void attention_general(Element type, const AttentionArgs& args, const DeviceBatch& batch,
+                       const KVCache& cache, cudaStream_t stream);
+
+}  // namespace nanovllm::cuda

@@ -1,0 +1,49 @@
+#include "backend/cuda/memory.h"
+
+#include "backend/cuda/check.h"
+
+namespace nanovllm::cuda {
+
+DeviceBuffer::DeviceBuffer(int64_t bytes, bool zeroed) {
+  if (bytes <= 0) return;
+  if (const cudaError_t error = cudaMalloc(&data_, static_cast<size_t>(bytes));
+      error != cudaSuccess) {
+    cudaGetLastError();  // the error is not for a later call
+    data_ = nullptr;
+    throw Error("cudaMalloc",
+                "of " + std::to_string(bytes) + " bytes: " + cudaGetErrorString(error));
+  }
+  if (zeroed) {
+    const cudaError_t error = cudaMemset(data_, 0, static_cast<size_t>(bytes));
+    if (error == cudaSuccess) return;
+    cudaFree(std::exchange(data_, nullptr));
+    check(error, "cudaMemset");
+  }
+}
+DeviceBuffer::~DeviceBuffer() {
+  if (data_) cudaFree(data_);
+}
+
+PinnedBuffer::PinnedBuffer(int64_t bytes) {
+  if (bytes > 0) check(cudaMallocHost(&data_, static_cast<size_t>(bytes)), "cudaMallocHost");
+}
+PinnedBuffer::~PinnedBuffer() {
+  if (data_) cudaFreeHost(data_);
+}
+
+Stream::Stream() {
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+}
+Stream::~Stream() { cudaStreamDestroy(stream_); }
+void Stream::synchronize() { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+
+Event::Event() {
+  check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+}
+Event::~Event() { cudaEventDestroy(event_); }
+void Event::record(const Stream& stream) {
+  check(cudaEventRecord(event_, stream.get()), "cudaEventRecord");
+}
+void Event::synchronize() { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+
+}  // namespace nanovllm::cuda
