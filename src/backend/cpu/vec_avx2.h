@@ -6,8 +6,15 @@
 
 namespace {
 
+constexpr int kTilePanels = 1;
 constexpr int kTileRows = 6;      // 12 accumulators, 2 weights, 1 broadcast: 15 of 16 registers
 constexpr int kByteTileRows = 3;  // 6 sums, 2 weights, ones, 3 broadcasts: more, and GCC spills
+constexpr bool kTotalsInRegisters = false;
+#if defined(__AVXVNNI__)
+constexpr bool kNarrowSums = false;
+#else
+constexpr bool kNarrowSums = true;
+#endif
 constexpr bool kHasPairs = false;
 
 struct V {
@@ -146,6 +153,24 @@ inline I set1_int(int32_t x) {
   return {v, v};
 }
 inline I add_int(I a, I b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+inline I sub_int(I a, I b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
+inline I bits_of(V v) { return {_mm256_castps_si256(v.lo), _mm256_castps_si256(v.hi)}; }
+inline I divide_by_256(I a) { return {_mm256_srai_epi32(a.lo, 8), _mm256_srai_epi32(a.hi, 8)}; }
+inline int32_t reduce_add(I a) {
+  const __m256i eight = _mm256_add_epi32(a.lo, a.hi);
+  const __m128i four =
+      _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+inline void store_low_bytes(int8_t* p, I a) {
+  const __m256i mask = _mm256_set1_epi32(0xff);
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packus_epi32(_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)), 0xd8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(p),
+      _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
 inline V to_float(I a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline __m256i broadcast_four(const void* p) {
   int32_t four;
@@ -156,22 +181,15 @@ inline I sum_planes(I high, I low) {
   return {_mm256_add_epi32(_mm256_slli_epi32(high.lo, 8), low.lo),
           _mm256_add_epi32(_mm256_slli_epi32(high.hi, 8), low.hi)};
 }
-#if defined(__AVXVNNI__)
 inline I dot_bytes(I acc, U w, const int8_t* x) {
   const __m256i four = broadcast_four(x);
+#if defined(__AVXVNNI__)
   return {_mm256_dpbusd_avx_epi32(acc.lo, w.lo, four), _mm256_dpbusd_avx_epi32(acc.hi, w.hi, four)};
-}
-inline N zero_narrow() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-inline N dot_narrow(N acc, U w, const int8_t* x) {
-  const I sum = dot_bytes({acc.lo, acc.hi}, w, x);
-  return {sum.lo, sum.hi};
-}
-inline I sum_planes(N high, N low) { return sum_planes(I{high.lo, high.hi}, I{low.lo, low.hi}); }
 #else
-inline I dot_bytes(I acc, U w, const int8_t* x) {
-  const __m256i four = broadcast_four(x), ones = _mm256_set1_epi16(1);
+  const __m256i ones = _mm256_set1_epi16(1);
   return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(w.lo, four), ones)),
           _mm256_add_epi32(acc.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(w.hi, four), ones))};
+#endif
 }
 inline N zero_narrow() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline N dot_narrow(N acc, U w, const int8_t* x) {
@@ -186,7 +204,6 @@ inline __m256i sum_planes_half(__m256i high, __m256i low) {
 inline I sum_planes(N high, N low) {
   return {sum_planes_half(high.lo, low.lo), sum_planes_half(high.hi, low.hi)};
 }
-#endif
 
 inline V dot_pairs(V acc, U, const uint32_t*) { return acc; }  // never called: kHasPairs is false
 

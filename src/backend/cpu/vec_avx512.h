@@ -6,10 +6,17 @@
 
 namespace {
 
-constexpr int kTileRows =
-    12;  // of 32 registers; each multiply-add takes its x as a broadcast memory operand
-
-constexpr int kByteTileRows = 12;
+// Of 32 registers: 24 accumulators, 2 weights, 1 broadcast. With bytes: 12 sums, 12 totals, 2
+// weights, a scale and a min.
+constexpr int kTilePanels = 2;
+constexpr int kTileRows = 12;
+constexpr int kByteTileRows = 6;
+constexpr bool kTotalsInRegisters = true;
+#if defined(__AVX512VNNI__)
+constexpr bool kNarrowSums = false;
+#else
+constexpr bool kNarrowSums = true;
+#endif
 #if defined(__AVX512BF16__)
 constexpr bool kHasPairs = true;
 #else
@@ -25,7 +32,7 @@ struct U {
 struct I {
   __m512i v;
 };
-struct N {  // with VNNI 32-bit sums of four, else 16-bit sums of two
+struct N {  // 16-bit sums of two
   __m512i v;
 };
 
@@ -113,6 +120,20 @@ inline V load_u8(const uint8_t* p) {
 }
 inline I set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 inline I add_int(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I sub_int(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline I bits_of(V v) { return {_mm512_castps_si512(v.v)}; }
+inline I divide_by_256(I a) { return {_mm512_srai_epi32(a.v, 8)}; }
+inline int32_t reduce_add(I a) {
+  const __m256i eight =
+      _mm256_add_epi32(_mm512_extracti64x4_epi64(a.v, 0), _mm512_extracti64x4_epi64(a.v, 1));
+  const __m128i four =
+      _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+inline void store_low_bytes(int8_t* p, I a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
 inline V to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline __m512i broadcast_four(const void* p) {
   int32_t four;
@@ -122,20 +143,15 @@ inline __m512i broadcast_four(const void* p) {
 inline I sum_planes(I high, I low) {
   return {_mm512_add_epi32(_mm512_slli_epi32(high.v, 8), low.v)};
 }
-inline N zero_narrow() { return {_mm512_setzero_si512()}; }
+inline I dot_bytes(I acc, U w, const int8_t* x) {
 #if defined(__AVX512VNNI__)
-inline I dot_bytes(I acc, U w, const int8_t* x) {
   return {_mm512_dpbusd_epi32(acc.v, w.v, broadcast_four(x))};
-}
-inline N dot_narrow(N acc, U w, const int8_t* x) {
-  return {_mm512_dpbusd_epi32(acc.v, w.v, broadcast_four(x))};
-}
-inline I sum_planes(N high, N low) { return sum_planes(I{high.v}, I{low.v}); }
 #else
-inline I dot_bytes(I acc, U w, const int8_t* x) {
   const __m512i sums = _mm512_maddubs_epi16(w.v, broadcast_four(x));
   return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(sums, _mm512_set1_epi16(1)))};
+#endif
 }
+inline N zero_narrow() { return {_mm512_setzero_si512()}; }
 inline N dot_narrow(N acc, U w, const int8_t* x) {
   return {_mm512_add_epi16(acc.v, _mm512_maddubs_epi16(w.v, broadcast_four(x)))};
 }
@@ -143,7 +159,6 @@ inline I sum_planes(N high, N low) {
   return {_mm512_add_epi32(_mm512_madd_epi16(high.v, _mm512_set1_epi16(256)),
                            _mm512_madd_epi16(low.v, _mm512_set1_epi16(1)))};
 }
-#endif
 #if defined(__AVX512BF16__)
 inline V dot_pairs(V acc, U w, const uint32_t* x) {
   return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(w.v),

@@ -6,9 +6,11 @@
 
 namespace {
 
+constexpr int kTilePanels = 1;
 constexpr int kTileRows = 6;  // 24 accumulators, 4 weights, 1 broadcast of 32 registers
-
 constexpr int kByteTileRows = 4;
+constexpr bool kTotalsInRegisters = false;
+constexpr bool kNarrowSums = false;
 constexpr bool kHasPairs = false;
 
 struct V {
@@ -20,9 +22,7 @@ struct U {
 struct I {
   int32x4_t q[4];
 };
-struct N {
-  int32x4_t q[4];
-};
+using N = I;
 
 template <typename F>
 inline V each(F f) {
@@ -170,6 +170,27 @@ inline I add_int(I a, I b) {
   for (int i = 0; i < 4; ++i) a.q[i] = vaddq_s32(a.q[i], b.q[i]);
   return a;
 }
+inline I sub_int(I a, I b) {
+  for (int i = 0; i < 4; ++i) a.q[i] = vsubq_s32(a.q[i], b.q[i]);
+  return a;
+}
+inline I bits_of(V v) {
+  I a;
+  for (int i = 0; i < 4; ++i) a.q[i] = vreinterpretq_s32_f32(v.q[i]);
+  return a;
+}
+inline I divide_by_256(I a) {
+  for (int i = 0; i < 4; ++i) a.q[i] = vshrq_n_s32(a.q[i], 8);
+  return a;
+}
+inline int32_t reduce_add(I a) {
+  return vaddvq_s32(vaddq_s32(vaddq_s32(a.q[0], a.q[1]), vaddq_s32(a.q[2], a.q[3])));
+}
+inline void store_low_bytes(int8_t* p, I a) {
+  const int16x8_t low = vcombine_s16(vmovn_s32(a.q[0]), vmovn_s32(a.q[1]));
+  const int16x8_t high = vcombine_s16(vmovn_s32(a.q[2]), vmovn_s32(a.q[3]));
+  vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+}
 inline V to_float(I a) {
   return each([&](int i) { return vcvtq_f32_s32(a.q[i]); });
 }
@@ -188,19 +209,11 @@ inline I dot_bytes(I acc, U w, const int8_t* x) {
   }
   return acc;
 }
-inline N zero_narrow() {
-  const I zeros = set1_int(0);
-  return {{zeros.q[0], zeros.q[1], zeros.q[2], zeros.q[3]}};
-}
-inline I as_int(N n) { return {{n.q[0], n.q[1], n.q[2], n.q[3]}}; }
+inline N zero_narrow() { return set1_int(0); }
+inline N dot_narrow(N acc, U w, const int8_t* x) { return dot_bytes(acc, w, x); }
 inline I sum_planes(I high, I low) {
   for (int i = 0; i < 4; ++i) low.q[i] = vaddq_s32(vshlq_n_s32(high.q[i], 8), low.q[i]);
   return low;
-}
-inline I sum_planes(N high, N low) { return sum_planes(as_int(high), as_int(low)); }
-inline N dot_narrow(N acc, U w, const int8_t* x) {
-  const I sum = dot_bytes(as_int(acc), w, x);
-  return {{sum.q[0], sum.q[1], sum.q[2], sum.q[3]}};
 }
 inline V dot_pairs(V acc, U, const uint32_t*) { return acc; }  // never called: kHasPairs is false
 

@@ -12,9 +12,12 @@
 
 namespace {
 
-constexpr int kTileRows = 4;       // rows of x that a register tile takes
-constexpr int kByteTileRows = 4;   // the same for dot products of bytes
-constexpr bool kHasPairs = false;  // bfloat16 dot products
+constexpr int kTilePanels = 1;              // panels that a register tile takes
+constexpr int kTileRows = 4;                // and rows of x
+constexpr int kByteTileRows = 4;            // the same for dot products of bytes
+constexpr bool kTotalsInRegisters = false;  // there: of all groups, beside the sums of one
+constexpr bool kNarrowSums = false;         // quants below 16 are summed in N
+constexpr bool kHasPairs = false;           // bfloat16 dot products
 
 struct V {
   float lane[16];
@@ -25,10 +28,7 @@ struct U {
 struct I {
   int32_t lane[16];
 };
-// Sums of products with quants below 16: eight of dot_narrow fit 16 bits.
-struct N {
-  int32_t lane[16];
-};
+using N = I;  // where kNarrowSums: sums of 16 bits, of eight dot_narrow at most
 
 template <typename F>
 inline V each(F f) {
@@ -177,6 +177,27 @@ inline I add_int(I a, I b) {
   for (int i = 0; i < 16; ++i) a.lane[i] += b.lane[i];
   return a;
 }
+inline I sub_int(I a, I b) {
+  for (int i = 0; i < 16; ++i) a.lane[i] -= b.lane[i];
+  return a;
+}
+inline I bits_of(V v) {
+  I a;
+  memcpy(a.lane, v.lane, sizeof a.lane);
+  return a;
+}
+inline I divide_by_256(I a) {  // rounded down
+  for (int32_t& x : a.lane) x >>= 8;
+  return a;
+}
+inline int32_t reduce_add(I a) {
+  int32_t sum = 0;
+  for (const int32_t x : a.lane) sum += x;
+  return sum;
+}
+inline void store_low_bytes(int8_t* p, I a) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.lane[i] & 0xff);
+}
 inline V to_float(I a) {
   return each([&](int i) { return static_cast<float>(a.lane[i]); });
 }
@@ -189,18 +210,8 @@ inline I dot_bytes(I acc, U w, const int8_t* x) {
   return acc;
 }
 inline N zero_narrow() { return {}; }
-inline N dot_narrow(N acc, U w, const int8_t* x) {
-  for (int i = 0; i < 16; ++i)
-    for (int j = 0; j < 4; ++j)
-      acc.lane[i] += static_cast<int32_t>(w.lane[i] >> (8 * j) & 0xff) * x[j];
-  return acc;
-}
+inline N dot_narrow(N acc, U w, const int8_t* x) { return dot_bytes(acc, w, x); }
 // The sums of two planes: 256 * high + low
-inline I sum_planes(N high, N low) {
-  I sum;
-  for (int i = 0; i < 16; ++i) sum.lane[i] = 256 * high.lane[i] + low.lane[i];
-  return sum;
-}
 inline I sum_planes(I high, I low) {
   for (int i = 0; i < 16; ++i) low.lane[i] += 256 * high.lane[i];
   return low;

@@ -19,37 +19,38 @@ inline V load_magnitude(const float* x) {
 
 // A group of 32 steps of one row as integers that share a scale.
 struct QuantizedGroup {
-  alignas(64) int32_t q[kQuantGroup];
+  I q[2];
   float scale;
 };
 
 // kWords: magnitudes up to 127 * 256, so that both bytes have room. kBytes: up to 127, and two
 // neighbours' sum up to what the weights allow, one less for rounding.
 template <LinearMode kMode>
-inline void quantize_group(const float* x, int most_neighbours, QuantizedGroup* out) {
-  float largest = reduce_max(max(load_magnitude(x), load_magnitude(x + 16)));
+inline QuantizedGroup quantize_group(const float* x, int most_neighbours) {
+  QuantizedGroup group;
+  const V first = load_magnitude(x), second = load_magnitude(x + 16);
+  float largest = reduce_max(max(first, second));
   if constexpr (kMode == LinearMode::kWords) {
-    out->scale = largest * (1.0f / (127 * 256));
+    group.scale = largest * (1.0f / (127 * 256));
   } else {
-    float pair[kQuantGroup / 2];
-    for (int i = 0; i < kQuantGroup / 2; ++i)
-      pair[i] = __builtin_fabsf(x[2 * i]) + __builtin_fabsf(x[2 * i + 1]);
-    const float largest_pair = reduce_max(load(pair));
+    const float largest_pair =
+        reduce_max(max(add(first, swap_pairs(first)), add(second, swap_pairs(second))));
     const float by_pair = largest_pair / static_cast<float>(most_neighbours - 1);
     const float by_one = largest * (1.0f / 127);
-    out->scale = by_pair > by_one ? by_pair : by_one;
+    group.scale = by_pair > by_one ? by_pair : by_one;
     largest = largest_pair;
   }
-  const bool finite = largest <= 3.4e38f;
-  if (!finite) out->scale = largest;  // which the result shall show
-  const float inverse = finite && out->scale > 1e-30f ? 1 / out->scale : 0.0f;
+  if (!(largest <= 3.4e38f)) {  // which the result shall show
+    group.scale = largest;
+    group.q[0] = group.q[1] = set1_int(0);
+    return group;
+  }
+  const float inverse = group.scale > 1e-30f ? 1 / group.scale : 0.0f;
   // Adding 1.5 * 2^23 rounds to the nearest integer, which is then in the low bits.
-  constexpr int32_t kMagicBits = 0x4b400000;
-  float rounded[kQuantGroup];
-  for (int i = 0; i < kQuantGroup; i += 16)
-    store(rounded + i, fma(load(x + i), set1(inverse), set1(12582912.0f)));
-  __builtin_memcpy(out->q, rounded, sizeof rounded);
-  for (int i = 0; i < kQuantGroup; ++i) out->q[i] = finite ? out->q[i] - kMagicBits : 0;
+  for (int i = 0; i < 2; ++i)
+    group.q[i] = sub_int(bits_of(fma(load(x + i * 16), set1(inverse), set1(12582912.0f))),
+                         set1_int(0x4b400000));
+  return group;
 }
 
 // A tile's group in memory, for `rows` rows: bytes [8][rows][4] (kWords: the high bytes, then the
@@ -69,19 +70,14 @@ inline void prepare_groups(const LinearArgs& a, int64_t row, int64_t rows, int8_
         for (int i = 0; i < kQuantGroup; ++i) last[i] = i < a.k - k ? x[i] : 0.0f;
         x = last;
       }
-      QuantizedGroup group;
-      quantize_group<kMode>(x, a.most_neighbours, &group);
-      int8_t high[kQuantGroup], low[kQuantGroup];
-      int32_t sum_low = 0, sum_high = 0;
-      for (int i = 0; i < kQuantGroup; ++i) {
-        const int32_t q = group.q[i];
-        high[i] = static_cast<int8_t>(kWords ? (q + 128) >> 8 : q);
-        low[i] = static_cast<int8_t>(q & 0xff);  // q - 256 * high
+      const QuantizedGroup group = quantize_group<kMode>(x, a.most_neighbours);
+      alignas(64) int8_t high[kQuantGroup], low[kQuantGroup];
+      for (int i = 0; i < 2; ++i) {
+        const I q = group.q[i];
+        store_low_bytes(high + i * 16, kWords ? divide_by_256(add_int(q, set1_int(128))) : q);
+        if constexpr (kWords) store_low_bytes(low + i * 16, q);  // q - 256 * high
       }
-      for (int i = 0; i < kQuantGroup / 2; ++i) {
-        sum_low += group.q[i];
-        sum_high += group.q[i + kQuantGroup / 2];
-      }
+      const int32_t sum_low = reduce_add(group.q[0]), sum_high = reduce_add(group.q[1]);
       for (int four = 0; four < kQuantGroup / 4; ++four) {
         __builtin_memcpy(to + (four * rows + r) * 4, high + four * 4, 4);
         if constexpr (kWords)
@@ -105,19 +101,15 @@ inline void prepare_floats(const LinearArgs& a, int64_t row, int64_t rows, float
     for (int64_t r = 0; r < rows; ++r) to[k * rows + r] = x[r * a.x_stride + k];
 }
 
-inline uint32_t bfloat16_of(float x) {
-  uint16_t bits[16];
-  store_bf16(bits, set1(x));
-  return bits[0];
-}
-
 // [k / 2][rows] pairs of bfloat16, the earlier step in the low half.
 inline void prepare_pairs(const LinearArgs& a, int64_t row, int64_t rows, uint32_t* to) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* x = a.x + (row + r) * a.x_stride;
-    for (int64_t k = 0; k < a.k; k += 2) {
-      const uint32_t high = k + 1 < a.k ? bfloat16_of(x[k + 1]) : 0;
-      to[k / 2 * rows + r] = bfloat16_of(x[k]) | high << 16;
+  for (int64_t k = 0; k < a.k; k += 16, to += 8 * rows) {
+    const int64_t steps = a.k - k < 16 ? a.k - k : 16;
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* x = a.x + (row + r) * a.x_stride + k;
+      alignas(32) uint32_t pairs[8];
+      store_bf16(reinterpret_cast<uint16_t*>(pairs), steps < 16 ? load_first(x, steps) : load(x));
+      for (int64_t pair = 0; pair < (steps + 1) / 2; ++pair) to[pair * rows + r] = pairs[pair];
     }
   }
 }

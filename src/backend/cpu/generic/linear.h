@@ -8,14 +8,14 @@
 
 namespace {
 
-using nanovllm::kLinearPanels;
-using nanovllm::kLinearRows;
 using nanovllm::tile_count;
 using nanovllm::tile_start;
 
 // Calls f with the number of rows as a compile-time constant.
 template <int kRows>
 struct Rows {};
+template <int kPanels>
+struct Panels {};
 template <int kMost, typename F>
 inline void with_rows(int64_t rows, const F& f) {
   if (rows == kMost) return f(Rows<kMost>());
@@ -93,40 +93,50 @@ inline void prefetch(const uint8_t* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
-// Steps k .. k + steps of panel p for the tiles first_tile .. last_tile, whose rows' accumulators
-// start at acc.
-template <PanelKind kKind, LinearMode kMode>
+// Steps k .. k + steps of panels p .. p + kPanels for the tiles first_tile .. last_tile, whose
+// rows' accumulators start at acc.
+template <PanelKind kKind, LinearMode kMode, int kPanels>
 inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps, int64_t tiles,
                         int64_t first_tile, int64_t last_tile, float* scratch, float* acc) {
-  const uint8_t* panel = a.panels + p * nanovllm::panel_bytes(kKind, a.k);
-  UnpackedGroup* groups = reinterpret_cast<UnpackedGroup*>(scratch);
-  if constexpr (kMode == LinearMode::kFloat) {
-    widen<kKind>(panel, k, steps, scratch);
-  } else if constexpr (kMode != LinearMode::kPairs) {
-    unpack_groups<kKind>(panel, k, steps, groups);
-  }
-  // The next panel's steps come from memory while this one's are used: a share with each tile.
+  using Traits = ByteTraits<kKind>;
   const int64_t panel_bytes = nanovllm::panel_bytes(kKind, a.k);
-  const uint8_t* next = panel + panel_bytes + panel_bytes * k / a.k;
+  const uint8_t* panels = a.panels + p * panel_bytes;
+  const uint8_t* groups = reinterpret_cast<const uint8_t*>(scratch);
+  int64_t groups_distance = kLinearSteps / kQuantGroup * sizeof(UnpackedGroup);
+  if constexpr (kMode == LinearMode::kFloat) {
+    for (int i = 0; i < kPanels; ++i)
+      widen<kKind>(panels + i * panel_bytes, k, steps, scratch + i * kFloatSteps * 16);
+  } else if constexpr (kMode != LinearMode::kPairs && Traits::kDirect) {
+    groups = panels + k / kQuantGroup * Groups<true, Traits::kCentred>::kBytes;
+    groups_distance = panel_bytes;
+  } else if constexpr (kMode != LinearMode::kPairs) {
+    for (int i = 0; i < kPanels; ++i)
+      unpack_groups<kKind>(
+          panels + i * panel_bytes, k, steps,
+          reinterpret_cast<UnpackedGroup*>(scratch) + i * (kLinearSteps / kQuantGroup));
+  }
+  // The next panels' steps come from memory while these are used: a share with each tile.
+  const uint8_t* next = panels + kPanels * panel_bytes + panel_bytes * k / a.k;
   const int64_t share = panel_bytes * steps / a.k / (last_tile - first_tile);
   int64_t row = tile_start(first_tile, tiles, a.rows);
   for (int64_t t = first_tile; t < last_tile; ++t) {
     const int64_t end = tile_start(t + 1, tiles, a.rows), rows = end - row;
-    prefetch(next + (t - first_tile) * share, share);
+    for (int i = 0; i < kPanels; ++i)
+      prefetch(next + i * panel_bytes + (t - first_tile) * share, share);
     with_rows<tile_rows<kMode>()>(rows, [&]<int kRows>(Rows<kRows>) {
       if constexpr (kMode == LinearMode::kFloat) {
-        tile_floats<kRows>(static_cast<const float*>(a.prepared) + row * a.k + k * kRows, scratch,
-                           steps, acc, k > 0);
+        tile_floats<kRows, kPanels>(static_cast<const float*>(a.prepared) + row * a.k + k * kRows,
+                                    scratch, steps, acc, k > 0);
       } else if constexpr (kMode == LinearMode::kPairs) {
-        tile_pairs<kRows>(
+        tile_pairs<kRows, kPanels>(
             static_cast<const uint32_t*>(a.prepared) + row * ((a.k + 1) / 2) + k / 2 * kRows,
-            panel + k / 2 * 64, steps, acc, k > 0);
+            panels + k / 2 * 64, panel_bytes, steps, acc, k > 0);
       } else {
-        using Traits = ByteTraits<kKind>;
-        tile_bytes<kRows, Traits::kNarrow, Traits::kCentred, Traits::kHalves, Traits::kPlanes>(
+        tile_bytes<kRows, kPanels, Traits::kDirect, Traits::kNarrow, Traits::kCentre,
+                   Traits::kHalves, Traits::kPlanes>(
             static_cast<const int8_t*>(a.prepared) + nanovllm::prepared_bytes(kMode, row, a.k) +
                 k / kQuantGroup * kRows * activation_group_bytes(kMode),
-            groups, steps, acc, k > 0);
+            groups, groups_distance, steps, acc, k > 0);
       }
     });
     acc += rows * 16;
@@ -155,11 +165,17 @@ void linear_kind(const LinearArgs& a, int64_t first, int64_t last, float* scratc
     const int64_t rows = tile_start(last_tile, tiles, a.rows) - row;
     for (int64_t p0 = first; p0 < last; p0 += kLinearPanels) {
       const int64_t p1 = p0 + kLinearPanels < last ? p0 + kLinearPanels : last;
-      for (int64_t k = 0; k < a.k; k += kLinearSteps) {
-        const int64_t steps = a.k - k < kLinearSteps ? a.k - k : kLinearSteps;
-        for (int64_t p = p0; p < p1; ++p)
-          panel_chunk<kKind, kMode>(a, p, k, steps, tiles, first_tile, last_tile, scratch,
-                                    acc + (p - p0) * kLinearRows * 16);
+      constexpr int64_t kChunk = kMode == LinearMode::kFloat ? kFloatSteps : kLinearSteps;
+      for (int64_t k = 0; k < a.k; k += kChunk) {
+        const int64_t steps = a.k - k < kChunk ? a.k - k : kChunk;
+        int64_t p = p0;
+        const auto chunk = [&]<int kPanels>(Panels<kPanels>) {
+          for (; p + kPanels <= p1; p += kPanels)
+            panel_chunk<kKind, kMode, kPanels>(a, p, k, steps, tiles, first_tile, last_tile,
+                                               scratch, acc + (p - p0) * kLinearRows * 16);
+        };
+        chunk(Panels<kTilePanels>());
+        if constexpr (kTilePanels > 1) chunk(Panels<1>());
       }
       for (int64_t p = p0; p < p1; ++p)
         for (int64_t r = 0; r < rows; ++r)

@@ -15,13 +15,22 @@
 
 namespace {
 
-// How a kind's bytes are multiplied: with sums of 16 bits where quants are below 16, and with the
-// zero point taken off in integers where the activations carry its multiple (kQ4, kQ8).
+using nanovllm::kLinearPanels;
+using nanovllm::kLinearRows;
+
+// Steps of widened weights at a time: a tile's panels fill half a first-level cache of 32 KiB.
+constexpr int kFloatSteps = kLinearSteps / kTilePanels;
+
+// How a kind's bytes are multiplied: with sums of 16 bits where quants are below 16 and sums of 32
+// would cost more, and with the zero point taken off in integers where the activations carry its
+// multiple (kQ4, kQ8).
 template <PanelKind kKind>
 struct ByteTraits {
   static constexpr PanelFormat format = nanovllm::panel_format(kKind);
-  static constexpr bool kNarrow = format.bits == 4;
+  static constexpr bool kNarrow = format.bits == 4 && kNarrowSums;
   static constexpr bool kCentred = format.centre == 8 || format.centre == 128;
+  static constexpr int kCentre = kCentred ? format.centre : 0;
+  static constexpr bool kDirect = format.bits == 8;
   static constexpr int kHalves = kQuantGroup / format.group;  // groups of weights in 32 steps
   static constexpr LinearMode kMode = format.bits == 8 ? LinearMode::kBytes : LinearMode::kWords;
   static constexpr int kPlanes = format.bits == 8 ? 1 : 2;
@@ -116,8 +125,8 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
           sum = sum_planes(high, low);
           if constexpr (Traits::kCentred) sum = add_int(sum, set1_int(centres[0]));
         } else {
-          sum = set1_int(Traits::kCentred ? centres[1] : 0);
-          I low = set1_int(0);
+          sum = set1_int(Traits::kCentre == 128 ? centres[1] : 0);
+          I low = set1_int(Traits::kCentre == 8 ? centres[0] : 0);
           NANO_VLLM_UNROLL
           for (int four = half * kFours; four < (half + 1) * kFours; ++four) {
             const U u = four_steps<f.bits>(quants, four);
@@ -135,40 +144,91 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
 }
 
 // ---- many rows: the register tiles ----------------------------------------------------------
-// acc[r, 0..15] (+)= a tile of kRows rows times one panel's steps; acc rows are 16 floats apart.
-// Starts from zero unless `accumulate`.
+// acc[p][r, 0..15] (+)= a tile of kRows rows times the steps of kPanels neighbouring panels; acc
+// rows are 16 floats apart, panels kLinearRows rows. Starts from zero unless `accumulate`. Two
+// panels share the broadcasts of x, where there are registers enough.
 
-// x [steps][kRows], w [steps][16].
-template <int kRows>
+template <int kRows, int kPanels>
+struct Tile {
+  V v[kPanels][kRows];
+
+  static float* at(float* acc, int p, int r) { return acc + (p * kLinearRows + r) * 16; }
+  void start(float* acc, bool accumulate) {
+    NANO_VLLM_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      NANO_VLLM_UNROLL
+      for (int r = 0; r < kRows; ++r) v[p][r] = accumulate ? load(at(acc, p, r)) : zero();
+    }
+  }
+  void finish(float* acc) const {
+    NANO_VLLM_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      NANO_VLLM_UNROLL
+      for (int r = 0; r < kRows; ++r) store(at(acc, p, r), v[p][r]);
+    }
+  }
+};
+
+// x [steps][kRows], w [kPanels][kFloatSteps][16].
+template <int kRows, int kPanels>
 NANO_VLLM_NOINLINE void tile_floats(const float* x, const float* w, int64_t steps, float* acc,
                                     bool accumulate) {
-  V a[kRows];
-  NANO_VLLM_UNROLL
-  for (int r = 0; r < kRows; ++r) a[r] = accumulate ? load(acc + r * 16) : zero();
+  Tile<kRows, kPanels> a;
+  a.start(acc, accumulate);
   for (int64_t k = 0; k < steps; ++k) {
-    const V wk = load(w + k * 16);
+    V wk[kPanels];
     NANO_VLLM_UNROLL
-    for (int r = 0; r < kRows; ++r) a[r] = fma(wk, set1(x[k * kRows + r]), a[r]);
+    for (int p = 0; p < kPanels; ++p) wk[p] = load(w + (p * kFloatSteps + k) * 16);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const V xk = set1(x[k * kRows + r]);
+      NANO_VLLM_UNROLL
+      for (int p = 0; p < kPanels; ++p) a.v[p][r] = fma(wk[p], xk, a.v[p][r]);
+    }
   }
-  NANO_VLLM_UNROLL
-  for (int r = 0; r < kRows; ++r) store(acc + r * 16, a[r]);
+  a.finish(acc);
 }
 
-// x [steps / 2][kRows] pairs, w [steps / 2][16] pairs, straight from the panel.
-template <int kRows>
-NANO_VLLM_NOINLINE void tile_pairs(const uint32_t* x, const uint8_t* w, int64_t steps, float* acc,
-                                   bool accumulate) {
-  V a[kRows];
-  NANO_VLLM_UNROLL
-  for (int r = 0; r < kRows; ++r) a[r] = accumulate ? load(acc + r * 16) : zero();
+// x [steps / 2][kRows] pairs, w [steps / 2][16] pairs, straight from the panels, which are
+// w_distance bytes apart.
+template <int kRows, int kPanels>
+NANO_VLLM_NOINLINE void tile_pairs(const uint32_t* x, const uint8_t* w, int64_t w_distance,
+                                   int64_t steps, float* acc, bool accumulate) {
+  Tile<kRows, kPanels> a;
+  a.start(acc, accumulate);
   for (int64_t pair = 0; pair < (steps + 1) / 2; ++pair) {
-    const U wk = load_u32(w + pair * 64);
+    U wk[kPanels];
     NANO_VLLM_UNROLL
-    for (int r = 0; r < kRows; ++r) a[r] = dot_pairs(a[r], wk, x + pair * kRows + r);
+    for (int p = 0; p < kPanels; ++p) wk[p] = load_u32(w + p * w_distance + pair * 64);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const uint32_t* xk = x + pair * kRows + r;
+      NANO_VLLM_UNROLL
+      for (int p = 0; p < kPanels; ++p) a.v[p][r] = dot_pairs(a.v[p][r], wk[p], xk);
+    }
   }
-  NANO_VLLM_UNROLL
-  for (int r = 0; r < kRows; ++r) store(acc + r * 16, a[r]);
+  a.finish(acc);
 }
+
+// A panel's groups of 32 steps as a tile takes them: unpacked ones, or records of 8 bits, which
+// already lie so.
+template <bool kDirect, bool kCentred>
+struct Groups {
+  static constexpr int64_t kScales = kCentred ? 32 : 64;
+  static constexpr int64_t kBytes = kDirect ? kScales + kQuantGroup * 16 : sizeof(UnpackedGroup);
+  const uint8_t* group;
+
+  const uint8_t* quants() const { return group + (kDirect ? kScales : 0); }
+  V scale(int half) const {
+    if constexpr (kDirect) return load_f16(reinterpret_cast<const uint16_t*>(group));
+    return load(reinterpret_cast<const UnpackedGroup*>(group)->scale[half]);
+  }
+  V min(int half) const {
+    if constexpr (kCentred) return zero();
+    if constexpr (kDirect) return load_f16(reinterpret_cast<const uint16_t*>(group) + 16);
+    return load(reinterpret_cast<const UnpackedGroup*>(group)->min[half]);
+  }
+};
 
 // The products of kFours fours of steps for the rows of a tile.
 template <int kRows, int kFours>
@@ -185,65 +245,96 @@ inline void narrow_products(const int8_t* x, const uint8_t* w, N* out) {
   NANO_VLLM_UNROLL
   for (int r = 0; r < kRows; ++r) out[r] = a[r];
 }
-template <int kRows, int kFours>
-inline void byte_products(const int8_t* x, const uint8_t* w, I* sum) {
+template <int kRows, int kPanels, int kFours>
+inline void byte_products(const int8_t* x, const uint8_t* w, int64_t w_distance,
+                          I (&sum)[kPanels][kRows]) {
   NANO_VLLM_NO_UNROLL
   for (int four = 0; four < kFours; ++four) {
-    const U u = load_u32(w + four * 64);
+    U u[kPanels];
     NANO_VLLM_UNROLL
-    for (int r = 0; r < kRows; ++r) sum[r] = dot_bytes(sum[r], u, x + (four * kRows + r) * 4);
+    for (int p = 0; p < kPanels; ++p) u[p] = load_u32(w + p * w_distance + four * 64);
+    NANO_VLLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      NANO_VLLM_UNROLL
+      for (int p = 0; p < kPanels; ++p)
+        sum[p][r] = dot_bytes(sum[p][r], u[p], x + (four * kRows + r) * 4);
+    }
   }
 }
 
-// x as prepare_groups leaves it. The two planes of kWords pass one after the other: sums of both
-// would not fit AVX2's registers.
-template <int kRows, bool kNarrow, bool kCentred, int kHalves, int kPlanes>
-NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const UnpackedGroup* w, int64_t steps,
-                                   float* acc, bool accumulate) {
+// x as prepare_groups leaves it; w_distance bytes from panel to panel. The two planes of kWords
+// pass one after the other: sums of both would not fit the registers.
+template <int kRows, int kPanels, bool kDirect, bool kNarrow, int kCentre, int kHalves, int kPlanes>
+NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const uint8_t* w, int64_t w_distance,
+                                   int64_t steps, float* acc, bool accumulate) {
   constexpr LinearMode kMode = kPlanes == 2 ? LinearMode::kWords : LinearMode::kBytes;
   constexpr int kFours = kQuantGroup / 4 / kHalves;
-  if (!accumulate)
+  constexpr bool kCentred = kCentre > 0;
+  using Source = Groups<kDirect, kCentred>;
+  using At = Tile<kRows, kPanels>;
+  Tile<kRows, kPanels> total;
+  if constexpr (kTotalsInRegisters) {
+    total.start(acc, accumulate);
+  } else if (!accumulate) {
     for (int r = 0; r < kRows; ++r) store(acc + r * 16, zero());
-  for (int64_t k = 0; k < steps;
-       k += kQuantGroup, ++w, x += kRows * activation_group_bytes(kMode)) {
+  }
+  for (int64_t k = 0; k < steps; k += kQuantGroup, w += Source::kBytes) {
     const float* floats = reinterpret_cast<const float*>(x + kRows * kQuantGroup * kPlanes);
-    const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4 * kRows);
+    const int32_t* centres =
+        reinterpret_cast<const int32_t*>(floats + 4 * kRows) + (kCentre == 128 ? kRows : 0);
     for (int half = 0; half < kHalves; ++half) {
-      const V scale = load(w->scale[half]);
-      const V min = kCentred ? zero() : load(w->min[half]);
       const float* x_sums = floats + (kHalves == 1 ? 1 : 2 + half) * kRows;
       const int8_t* xh = x + half * kFours * 4 * kRows;
       const int8_t* x_low = xh + kQuantGroup * kRows;
-      const uint8_t* wh = w->quants + half * kFours * 64;
-      I sum[kRows];
+      const uint8_t* wh = Source{w}.quants() + half * kFours * 64;
+      I sum[kPanels][kRows];
       if constexpr (kNarrow) {
-        N high[kRows], low[kRows];
-        narrow_products<kRows, kFours>(xh, wh, high);
-        narrow_products<kRows, kFours>(x_low, wh, low);
+        static_assert(kPlanes == 2);
         NANO_VLLM_UNROLL
-        for (int r = 0; r < kRows; ++r) {
-          sum[r] = sum_planes(high[r], low[r]);
-          if constexpr (kCentred) sum[r] = add_int(sum[r], set1_int(centres[r]));
+        for (int p = 0; p < kPanels; ++p) {
+          N high[kRows], low[kRows];
+          narrow_products<kRows, kFours>(xh, wh + p * w_distance, high);
+          narrow_products<kRows, kFours>(x_low, wh + p * w_distance, low);
+          NANO_VLLM_UNROLL
+          for (int r = 0; r < kRows; ++r) {
+            sum[p][r] = sum_planes(high[r], low[r]);
+            if constexpr (kCentred) sum[p][r] = add_int(sum[p][r], set1_int(centres[r]));
+          }
         }
       } else {
         NANO_VLLM_UNROLL
-        for (int r = 0; r < kRows; ++r) sum[r] = set1_int(kCentred ? centres[kRows + r] : 0);
-        byte_products<kRows, kFours>(xh, wh, sum);
+        for (int r = 0; r < kRows; ++r) {
+          NANO_VLLM_UNROLL
+          for (int p = 0; p < kPanels; ++p)
+            sum[p][r] = set1_int(kCentred && kPlanes == 1 ? centres[r] : 0);
+        }
+        byte_products<kRows, kPanels, kFours>(xh, wh, w_distance, sum);
         if constexpr (kPlanes == 2) {
-          I low[kRows];
           NANO_VLLM_UNROLL
-          for (int r = 0; r < kRows; ++r) low[r] = set1_int(0);
-          byte_products<kRows, kFours>(x_low, wh, low);
-          NANO_VLLM_UNROLL
-          for (int r = 0; r < kRows; ++r) sum[r] = sum_planes(sum[r], low[r]);
+          for (int r = 0; r < kRows; ++r) {
+            NANO_VLLM_UNROLL
+            for (int p = 0; p < kPanels; ++p)
+              sum[p][r] = sum_planes(sum[p][r], set1_int(kCentred ? centres[r] : 0));
+          }
+          byte_products<kRows, kPanels, kFours>(x_low, wh, w_distance, sum);
         }
       }
       NANO_VLLM_UNROLL
-      for (int r = 0; r < kRows; ++r)
-        store(acc + r * 16,
-              add_group<kCentred>(sum[r], scale, min, floats[r], x_sums[r], load(acc + r * 16)));
+      for (int p = 0; p < kPanels; ++p) {
+        const V scale = Source{w + p * w_distance}.scale(half);
+        const V min = Source{w + p * w_distance}.min(half);
+        NANO_VLLM_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          V& t = total.v[p][r];
+          if constexpr (!kTotalsInRegisters) t = load(At::at(acc, p, r));
+          t = add_group<kCentred>(sum[p][r], scale, min, floats[r], x_sums[r], t);
+          if constexpr (!kTotalsInRegisters) store(At::at(acc, p, r), t);
+        }
+      }
     }
+    x += kRows * activation_group_bytes(kMode);
   }
+  if constexpr (kTotalsInRegisters) total.finish(acc);
 }
 
 }  // namespace

@@ -52,7 +52,7 @@ inline U four_steps(const uint8_t* quants, int s) {
 }
 
 // Writes `steps` rows of 16 weights from step k0 of a panel to w (room for kLinearSteps rows; whole
-// groups are written). k0 is a multiple of kLinearSteps.
+// groups are written). k0 is a multiple of kQuantGroup.
 template <PanelKind kKind>
 NANO_VLLM_NOINLINE void widen(const uint8_t* panel, int64_t k0, int64_t steps, float* w) {
   constexpr PanelFormat f = nanovllm::panel_format(kKind);
