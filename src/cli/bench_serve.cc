@@ -53,7 +53,7 @@ struct Plan {
   ServeReportOptions report;
 };
 
-std::vector<std::string> split(const std::string& list) {
+std::vector<std::string> split_list(const std::string& list) {
   std::vector<std::string> parts;
   std::istringstream stream(list);
   for (std::string part; std::getline(stream, part, ',');)
@@ -83,13 +83,13 @@ Plan check(const ServeOptions& o) {
   if (!(plan.rate > 0)) throw InvalidArgument("--request-rate", "must be above 0, or inf");
   if (!(o.burstiness > 0)) throw InvalidArgument("--burstiness", "must be above 0");
   if (!(o.temperature >= 0)) throw InvalidArgument("--temperature", "must not be below 0");
-  for (const std::string& metric : split(o.percentile_metrics)) {
+  for (const std::string& metric : split_list(o.percentile_metrics)) {
     if (metric != "ttft" && metric != "tpot" && metric != "itl" && metric != "e2el")
       throw InvalidArgument("--percentile-metrics",
                             "'" + metric + "' is not allowed; there are ttft, tpot, itl and e2el");
     plan.report.metrics.push_back(metric);
   }
-  for (const std::string& text : split(o.metric_percentiles)) {
+  for (const std::string& text : split_list(o.metric_percentiles)) {
     plan.report.percentiles.push_back(parse_number("--metric-percentiles", text));
     if (plan.report.percentiles.back() < 0 || plan.report.percentiles.back() > 100)
       throw InvalidArgument("--metric-percentiles", "'" + text + "' is not between 0 and 100");

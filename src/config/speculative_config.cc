@@ -9,14 +9,14 @@ namespace {
 using Json = nlohmann::json;
 
 // Enough for any text, and small enough that a step's work stays bounded.
-constexpr int64_t kMaxTokens = 256;
+constexpr int64_t kMaxGuess = 256;
 const char* const kExample = R"({"method": "ngram", "num_speculative_tokens": 4})";
 
 void check_range(const std::string& flag, const char* key, int64_t value, int64_t low) {
-  if (value < low || value > kMaxTokens)
+  if (value < low || value > kMaxGuess)
     throw InvalidArgument(flag, std::string(key) + " is " + std::to_string(value) +
                                     ", allowed is " + std::to_string(low) + " to " +
-                                    std::to_string(kMaxTokens));
+                                    std::to_string(kMaxGuess));
 }
 
 std::string shown(const Json& value) {
@@ -65,10 +65,10 @@ SpeculativeConfig parse_speculative_config(const std::string& flag, const std::s
       throw InvalidArgument(flag, "holds the unknown key " + shown(Json(key)) +
                                       ", allowed are method, num_speculative_tokens, "
                                       "prompt_lookup_max, prompt_lookup_min");
-    if (!value.is_number_integer() || value < 1 || value > kMaxTokens)
+    if (!value.is_number_integer() || value < 1 || value > kMaxGuess)
       throw InvalidArgument(flag, key + " is " + shown(value) +
                                       ", allowed is an integer from 1 to " +
-                                      std::to_string(kMaxTokens));
+                                      std::to_string(kMaxGuess));
     *target = value.get<int64_t>();
   }
   for (const char* key : {"method", "num_speculative_tokens"})

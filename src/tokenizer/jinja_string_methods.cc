@@ -238,7 +238,7 @@ Value count(Interpreter&, const Value& self, Args& args) {
   return Value::integer(n);
 }
 
-Value join(Interpreter& interpreter, const Value& self, Args& args) {
+Value join_strings(Interpreter& interpreter, const Value& self, Args& args) {
   const Values& a = positional(args, "join", 1, 1);
   std::string out;
   bool first = true;
@@ -351,7 +351,7 @@ NativeFunction find_string_method(std::string_view name) {
                        Args& args) { return partition(self, args, "partition", false); }},
       {"rpartition", [](Interpreter&, const Value& self,
                         Args& args) { return partition(self, args, "rpartition", true); }},
-      {"join", join},
+      {"join", join_strings},
       {"expandtabs", expandtabs},
       {"splitlines",
        [](Interpreter&, const Value& self, Args& args) {

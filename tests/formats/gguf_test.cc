@@ -20,7 +20,7 @@ std::span<const std::byte> as_bytes(const std::string& s) {
 }
 
 // The message of the Error that parsing throws; "" if it succeeds.
-std::string error_of(const std::string& file) {
+std::string gguf_error(const std::string& file) {
   try {
     GgufFile gguf(as_bytes(file), "m.gguf");
     return "";
@@ -94,16 +94,16 @@ TEST(Gguf, ReadsTensorsWithTheSlowestDimensionFirst) {
 }
 
 TEST(Gguf, Version2IsReadAndVocabularyOnlyFilesNeedNoPadding) {
-  EXPECT_EQ(error_of(gguf_header(0, 1, 2).text("a").u32(0).number<uint8_t>(1).str()), "");
+  EXPECT_EQ(gguf_error(gguf_header(0, 1, 2).text("a").u32(0).number<uint8_t>(1).str()), "");
 }
 
 TEST(Gguf, TruncatedAtEveryByteIsAnErrorThatNamesTheFile) {
   const std::string whole = sample_gguf();
   for (size_t size = 0; size < whole.size(); ++size) {
     const std::string cut = whole.substr(0, size);
-    EXPECT_THAT(error_of(cut), HasSubstr("m.gguf")) << "cut at " << size;
+    EXPECT_THAT(gguf_error(cut), HasSubstr("m.gguf")) << "cut at " << size;
   }
-  EXPECT_EQ(error_of(whole), "");
+  EXPECT_EQ(gguf_error(whole), "");
 }
 
 // Any damage ends in an Error or in a file whose tensors lie inside it. Sanitizers see to the rest.
@@ -132,28 +132,28 @@ TEST(Gguf, RandomDamageIsSurvived) {
 }
 
 TEST(Gguf, RefusesWhatIsNotGgufByName) {
-  EXPECT_THAT(error_of("PK\3\4 and more"), HasSubstr("not a GGUF file"));
-  EXPECT_THAT(error_of(gguf_header(0, 0, 1).str()), HasSubstr("version 1"));
-  EXPECT_THAT(error_of(gguf_header(0, 0, 4).str()), HasSubstr("version 4"));
-  EXPECT_THAT(error_of(gguf_header(0, 0, 0x03000000).str()), HasSubstr("big-endian"));
+  EXPECT_THAT(gguf_error("PK\3\4 and more"), HasSubstr("not a GGUF file"));
+  EXPECT_THAT(gguf_error(gguf_header(0, 0, 1).str()), HasSubstr("version 1"));
+  EXPECT_THAT(gguf_error(gguf_header(0, 0, 4).str()), HasSubstr("version 4"));
+  EXPECT_THAT(gguf_error(gguf_header(0, 0, 0x03000000).str()), HasSubstr("big-endian"));
 }
 
 TEST(Gguf, AbsurdCountsAreRefusedBeforeAnythingIsAllocated) {
-  EXPECT_THAT(error_of(gguf_header(~0ull, 0).str()), HasSubstr("18446744073709551615 tensors"));
-  EXPECT_THAT(error_of(gguf_header(0, ~0ull).str()), HasSubstr("18446744073709551615 keys"));
-  EXPECT_THAT(error_of(gguf_header(0, 1).u64(~0ull).raw("aaaaaaaaaaaa").str()),
+  EXPECT_THAT(gguf_error(gguf_header(~0ull, 0).str()), HasSubstr("18446744073709551615 tensors"));
+  EXPECT_THAT(gguf_error(gguf_header(0, ~0ull).str()), HasSubstr("18446744073709551615 keys"));
+  EXPECT_THAT(gguf_error(gguf_header(0, 1).u64(~0ull).raw("aaaaaaaaaaaa").str()),
               HasSubstr("length of a key"));
-  EXPECT_THAT(error_of(gguf_header(0, 1).text("k").u32(8).u64(1ull << 63).str()),
+  EXPECT_THAT(gguf_error(gguf_header(0, 1).text("k").u32(8).u64(1ull << 63).str()),
               HasSubstr("key 'k'"));
   for (uint32_t type : {0u, 8u, 12u}) {
-    EXPECT_THAT(error_of(gguf_header(0, 1).text("k").u32(9).u32(type).u64(1ull << 61).str()),
+    EXPECT_THAT(gguf_error(gguf_header(0, 1).text("k").u32(9).u32(type).u64(1ull << 61).str()),
                 HasSubstr("m.gguf: key 'k': an array of 2305843009213693952 values"));
   }
 }
 
 TEST(Gguf, BadKeysAreNamed) {
   auto with = [](const Bytes& keys, uint64_t count) {
-    return error_of(gguf_header(0, count).raw(keys.str()).str());
+    return gguf_error(gguf_header(0, count).raw(keys.str()).str());
   };
   EXPECT_THAT(with(Bytes().text("k").u32(13).u64(0), 1),
               HasSubstr("key 'k': unknown value type 13"));
@@ -177,7 +177,7 @@ TEST(Gguf, BadKeysAreNamed) {
 
 TEST(Gguf, BadTensorsAreNamed) {
   const auto message = [](const Bytes& entry, size_t data = 64) {
-    return error_of(one_tensor(entry, data));
+    return gguf_error(one_tensor(entry, data));
   };
   EXPECT_EQ(message(Bytes().text("t").u32(1).u64(16).u32(0).u64(0)), "");
   EXPECT_THAT(message(Bytes().text("t").u32(0).u32(0).u64(0).u64(0)),
@@ -219,7 +219,7 @@ TEST(Gguf, OverlapsAndDuplicatesAreRefused) {
         .u32(0)
         .u64(offset)
         .align(32);
-    return error_of(b.str() + std::string(128, '\0'));
+    return gguf_error(b.str() + std::string(128, '\0'));
   };
   EXPECT_EQ(two("second", 64), "");
   EXPECT_THAT(two("second", 32),

@@ -30,7 +30,7 @@ std::vector<TensorView> parse(const std::string& file,
                            "m.safetensors", skipped);
 }
 
-std::string error_of(const std::string& file) {
+std::string safetensors_error(const std::string& file) {
   try {
     parse(file);
     return "";
@@ -39,8 +39,8 @@ std::string error_of(const std::string& file) {
   }
 }
 
-std::string error_of(const std::string& header, size_t data_bytes) {
-  return error_of(file_of(header, data_bytes));
+std::string safetensors_error(const std::string& header, size_t data_bytes) {
+  return safetensors_error(file_of(header, data_bytes));
 }
 
 constexpr char kSample[] =
@@ -77,9 +77,9 @@ TEST(Safetensors, OtherTypesOfTheFormatAreSkippedAndListed) {
 TEST(Safetensors, TruncatedAtEveryByteIsAnErrorThatNamesTheFile) {
   const std::string whole = file_of(kSample, 22);
   for (size_t size = 0; size < whole.size(); ++size) {
-    EXPECT_THAT(error_of(whole.substr(0, size)), HasSubstr("m.safetensors")) << "cut at " << size;
+    EXPECT_THAT(safetensors_error(whole.substr(0, size)), HasSubstr("m.safetensors")) << "cut at " << size;
   }
-  EXPECT_EQ(error_of(whole), "");
+  EXPECT_EQ(safetensors_error(whole), "");
 }
 
 TEST(Safetensors, RandomDamageIsSurvived) {
@@ -107,20 +107,20 @@ TEST(Safetensors, RandomDamageIsSurvived) {
 }
 
 TEST(Safetensors, BadHeadersAreRefused) {
-  EXPECT_THAT(error_of("short"), HasSubstr("too short"));
-  EXPECT_THAT(error_of(std::string(8, '\xff') + "{}"),
+  EXPECT_THAT(safetensors_error("short"), HasSubstr("too short"));
+  EXPECT_THAT(safetensors_error(std::string(8, '\xff') + "{}"),
               HasSubstr("18446744073709551615 bytes passes the end"));
-  EXPECT_THAT(error_of("[]", 0), HasSubstr("does not begin with '{'"));
-  EXPECT_THAT(error_of(" {}", 0), HasSubstr("does not begin with '{'"));
-  EXPECT_THAT(error_of("{\"a\":", 0), HasSubstr("not valid JSON"));
-  EXPECT_THAT(error_of("{\"\xff\":{}}", 0), HasSubstr("not valid JSON"));
-  EXPECT_THAT(error_of("{\"a\":" + std::string(100000, '['), 0), HasSubstr("nested deeper than 3"));
-  EXPECT_THAT(error_of("{}", 3), HasSubstr("3 bytes after the last tensor"));
+  EXPECT_THAT(safetensors_error("[]", 0), HasSubstr("does not begin with '{'"));
+  EXPECT_THAT(safetensors_error(" {}", 0), HasSubstr("does not begin with '{'"));
+  EXPECT_THAT(safetensors_error("{\"a\":", 0), HasSubstr("not valid JSON"));
+  EXPECT_THAT(safetensors_error("{\"\xff\":{}}", 0), HasSubstr("not valid JSON"));
+  EXPECT_THAT(safetensors_error("{\"a\":" + std::string(100000, '['), 0), HasSubstr("nested deeper than 3"));
+  EXPECT_THAT(safetensors_error("{}", 3), HasSubstr("3 bytes after the last tensor"));
 }
 
 TEST(Safetensors, BadEntriesAreNamed) {
   const auto message = [](const std::string& entry, size_t data = 8) {
-    return error_of("{\"t\":" + entry + "}", data);
+    return safetensors_error("{\"t\":" + entry + "}", data);
   };
   EXPECT_EQ(message(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})"), "");
   EXPECT_THAT(message("7"), HasSubstr("tensor 't': its entry is not a JSON object"));
@@ -151,11 +151,11 @@ TEST(Safetensors, BadEntriesAreNamed) {
 }
 
 TEST(Safetensors, OverlapsAndDuplicatesAreRefused) {
-  EXPECT_THAT(error_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+  EXPECT_THAT(safetensors_error(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
                        R"("b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
                        12),
               HasSubstr("tensor 'b': data that begin at byte 4 overlap another tensor's"));
-  EXPECT_THAT(error_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
+  EXPECT_THAT(safetensors_error(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
                        R"("a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
                        8),
               HasSubstr("key 'a' appears twice"));

@@ -51,21 +51,21 @@ ApiRequest request(const std::string& body, Endpoint endpoint = Endpoint::kCompl
   return parse_request(endpoint, parse_body(body), {});
 }
 
-Json completion(const std::string& body) {
+Json completion_of(const std::string& body) {
   const RequestOutput out = output();
   return completion_body(request(body), context(), {&out, 1});
 }
 
 TEST(CompletionBody, Plain) {
   EXPECT_EQ(
-      dump(completion(R"({"prompt": [9, 1]})")),
+      dump(completion_of(R"({"prompt": [9, 1]})")),
       R"({"id":"cmpl-1","object":"text_completion","created":123,"model":"m","choices":[{"index":0,"text":"t2",)"
       R"("logprobs":null,"finish_reason":"stop","stop_reason":3}],"usage":{"prompt_tokens":2,"completion_tokens":2,)"
       R"("total_tokens":4,"prompt_tokens_details":{"cached_tokens":1}}})");
 }
 
 TEST(CompletionBody, LogprobsOfTheAnswer) {
-  const Json choice = completion(R"({"prompt": [9, 1], "logprobs": 2})")["choices"][0];
+  const Json choice = completion_of(R"({"prompt": [9, 1], "logprobs": 2})")["choices"][0];
   const Json& logprobs = choice["logprobs"];
   EXPECT_EQ(dump(logprobs["tokens"]), R"(["t2","t3"])");
   EXPECT_EQ(dump(logprobs["token_logprobs"]), "[-2.0,-9999.0]");
@@ -77,7 +77,7 @@ TEST(CompletionBody, LogprobsOfTheAnswer) {
 
 TEST(CompletionBody, EchoHoldsThePromptWithItsLogprobs) {
   const Json choice =
-      completion(R"({"prompt": [9, 1], "logprobs": 1, "echo": true})")["choices"][0];
+      completion_of(R"({"prompt": [9, 1], "logprobs": 1, "echo": true})")["choices"][0];
   EXPECT_EQ(choice["text"], "ét1t2");
   EXPECT_EQ(dump(choice["logprobs"]["tokens"]), R"(["é","t1","t2","t3"])");
   EXPECT_EQ(dump(choice["logprobs"]["token_logprobs"]), "[null,-0.5,-2.0,-9999.0]");
@@ -88,12 +88,12 @@ TEST(CompletionBody, EchoHoldsThePromptWithItsLogprobs) {
 }
 
 TEST(CompletionBody, EchoOfATextPromptIsThatText) {
-  EXPECT_EQ(completion(R"({"prompt": "as written", "echo": true})")["choices"][0]["text"],
+  EXPECT_EQ(completion_of(R"({"prompt": "as written", "echo": true})")["choices"][0]["text"],
             "as writtent2");
 }
 
 TEST(CompletionBody, TokenIds) {
-  const Json choice = completion(
+  const Json choice = completion_of(
       R"({"prompt": [9, 1], "logprobs": 1, "return_token_ids": true, "return_tokens_as_token_ids": true})")
       ["choices"][0];
   EXPECT_EQ(dump(choice["token_ids"]), "[2,3]");
@@ -104,7 +104,7 @@ TEST(CompletionBody, TokenIds) {
 }
 
 TEST(CompletionBody, PromptLogprobsAsVllmWritesThem) {
-  const Json choice = completion(R"({"prompt": [9, 1], "prompt_logprobs": 1})")["choices"][0];
+  const Json choice = completion_of(R"({"prompt": [9, 1], "prompt_logprobs": 1})")["choices"][0];
   EXPECT_EQ(
       dump(choice["prompt_logprobs"]),
       R"([null,{"1":{"logprob":-0.5,"rank":1,"decoded_token":"t1"},"4":{"logprob":-1.5,"rank":2,"decoded_token":"t4"}}])");

@@ -22,8 +22,7 @@ namespace {
 
 std::vector<const KernelTable*> emulated_kernels() {
   std::vector<const KernelTable*> tables;
-  // Under a sanitizer the emulation takes minutes; what it would watch is the source of the AVX2
-  // table.
+  // Under a sanitizer they are not compiled (tests/CMakeLists.txt).
 #if defined(__x86_64__) && !defined(NANO_VLLM_SANITIZED)
   static const KernelTable avxvnni = renamed(kernels_avxvnni_emulated(), "avxvnni-emulated");
   static const KernelTable avx512 = renamed(kernels_avx512_emulated(), "avx512-emulated");
