@@ -133,10 +133,11 @@ using AttentionStep =
     std::function<std::vector<float>(const Batch& batch, int layer, const std::vector<float>& qkv)>;
 
 // Runs all sequences through two layers of cache in steps of at most `budget` tokens, in an order
-// and with chunk sizes drawn from `seed`; blocks are handed out in random order.
+// and with chunk sizes drawn from `seed`; blocks are handed out in random order. decode_from >= 0:
+// from that token on a sequence takes one token a step, before those that take more.
 inline Outputs run_in_steps(const AttentionWorld& w, int block_size, int budget, uint32_t seed,
                             const std::function<void(const KVCacheShape&)>& allocate,
-                            const AttentionStep& step) {
+                            const AttentionStep& step, int decode_from = -1) {
   const AttentionShape& s = w.shape;
   Random random(seed);
   int64_t num_blocks = 0;
@@ -158,6 +159,8 @@ inline Outputs run_in_steps(const AttentionWorld& w, int block_size, int budget,
     if (order.empty()) break;
     std::shuffle(order.begin(), order.end(),
                  std::mt19937(static_cast<uint32_t>(random.integer(0, 1 << 30))));
+    const auto decodes = [&](size_t q) { return decode_from >= 0 && done[q] >= decode_from; };
+    std::stable_partition(order.begin(), order.end(), decodes);
     Batch batch;
     batch.block_size = block_size;
     batch.query_start = {0};
@@ -165,8 +168,8 @@ inline Outputs run_in_steps(const AttentionWorld& w, int block_size, int budget,
     std::vector<size_t> members;
     int left = budget;
     for (const size_t q : order) {
-      const int take = static_cast<int>(std::min<int64_t>(
-          w.lengths[q] - done[q], std::min<int64_t>(left, random.integer(1, budget))));
+      const int wanted = decodes(q) ? 1 : static_cast<int>(random.integer(1, budget));
+      const int take = std::min({w.lengths[q] - done[q], left, wanted});
       if (take == 0) continue;
       left -= take;
       members.push_back(q);

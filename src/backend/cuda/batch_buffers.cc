@@ -38,7 +38,8 @@ struct Layout {
 BatchBuffers::BatchBuffers(int64_t max_tokens, int64_t max_seqs, int64_t max_blocks_per_seq)
     : max_tokens_(max_tokens),
       max_seqs_(max_seqs),
-      capacity_(bytes(max_tokens, max_seqs, max_blocks_per_seq) / 4), device_(capacity_ * 4) {
+      capacity_(bytes(max_tokens, max_seqs, max_blocks_per_seq) / 4),
+      device_(capacity_ * 4) {
   for (PinnedBuffer& half : host_) half = PinnedBuffer(capacity_ * 4);
 }
 

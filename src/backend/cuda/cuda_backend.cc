@@ -93,6 +93,23 @@ void CudaBackend::allocate_kv_cache(const KVCacheShape& shape) {
   kv_shape_ = shape;
   kv_cache_ = DeviceBuffer();  // the old one first
   kv_cache_ = DeviceBuffer(kv_cache_bytes(shape));
+  if (!uses_tensor_cores()) return;
+  int processors = 0;
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, options_.device),
+        "cudaDeviceGetAttribute");
+  const int64_t blocks = processors * int64_t{kDecodeBlocks};
+  decode_parts_ = DeviceBuffer(blocks * DecodeWorkspace::part_floats(shape.head_dim) * 4);
+  decode_ended_ = DeviceBuffer(blocks * 4, true);
+  decode_workspace_ = {.blocks = static_cast<int>(blocks),
+                       .parts = decode_parts_.as<float>(),
+                       .ended = decode_ended_.as<unsigned>()};
+  prepare_attention_prefill();
+  prepare_attention_decode();
+}
+
+bool CudaBackend::uses_tensor_cores() const {
+  return element_ == Element::kBFloat16 && kv_shape_.type == KVType::kBFloat16 &&
+         has_tensor_core_attention(kv_shape_.head_dim);
 }
 
 KVCache CudaBackend::layer(int index) const {
@@ -220,7 +237,11 @@ void CudaBackend::attention(const AttentionParams& p, const Batch&, const float*
                               .window = p.sliding_window,
                               .qkv = qkv,
                               .out = out};
-  attention_general(element_, args, device_batch_, layer(p.layer), stream_.get());
+  const KVCache cache = layer(p.layer);
+  if (!uses_tensor_cores())
+    return attention_general(element_, args, device_batch_, cache, stream_.get());
+  attention_decode(args, device_batch_, cache, decode_workspace_, stream_.get());
+  attention_prefill(args, device_batch_, cache, stream_.get());
 }
 
 void CudaBackend::silu_mul(const float* gate_up, int64_t rows, int64_t dim, float* out) {

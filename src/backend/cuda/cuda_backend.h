@@ -68,6 +68,9 @@ class CudaBackend : public Backend {
   // Enough for one product to fill the device, and few enough for their float32 logits.
   static constexpr int64_t kLogitsRows = 256;
 
+  // Blocks of decoding for each multiprocessor: three run at a time, and some are short.
+  static constexpr int kDecodeBlocks = 8;
+
   // What reserve() takes.
   struct Reserved {
     Reserved(const StepLimits& limits, bool graphs);
@@ -79,6 +82,7 @@ class CudaBackend : public Backend {
   Reserved& reserved();
 
   KVCache layer(int index) const;
+  bool uses_tensor_cores() const;  // for attention
   // The current device is the calling thread's, and another thread may call than the one before.
   void make_current() const;
 
@@ -92,7 +96,8 @@ class CudaBackend : public Backend {
   std::optional<Reserved> reserved_;
   std::vector<DeviceBuffer> allocations_;
   KVCacheShape kv_shape_;
-  DeviceBuffer kv_cache_;
+  DeviceBuffer kv_cache_, decode_parts_, decode_ended_;
+  DecodeWorkspace decode_workspace_;
 
   // The pass under way or the last one: what `forward` was given, where it lies on the device, and
   // whose logits_rows may still be asked for.

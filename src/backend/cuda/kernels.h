@@ -79,4 +79,24 @@ constexpr int kMaxHeadDim = 256;
 void attention_general(Element type, const AttentionArgs& args, const DeviceBatch& batch,
                        const KVCache& cache, cudaStream_t stream);
 
+// Tensor cores: bfloat16, and one of these head sizes. Together the two take a batch: prefill
+// leaves out what decode takes. The prepare functions are called once for each device.
+constexpr bool has_tensor_core_attention(int64_t head_dim) {
+  return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128;
+}
+// attention_prefill.cu: the sequences from num_decodes on.
+void prepare_attention_prefill();
+void attention_prefill(const AttentionArgs& args, const DeviceBatch& batch, const KVCache& cache,
+                       cudaStream_t stream);
+// attention_decode.cu: the first num_decodes sequences.
+struct DecodeWorkspace {
+  int blocks = 0;             // keys are split until there are about that many blocks
+  float* parts = nullptr;     // [blocks, part_floats()]
+  unsigned* ended = nullptr;  // [blocks], zeros between launches
+  static int64_t part_floats(int64_t head_dim);
+};
+void prepare_attention_decode();
+void attention_decode(const AttentionArgs& args, const DeviceBatch& batch, const KVCache& cache,
+                      const DecodeWorkspace& workspace, cudaStream_t stream);
+
 }  // namespace nanovllm::cuda

@@ -8,7 +8,7 @@ namespace {
 
 // The sequences in steps on the GPU, their activations in float32 or bfloat16.
 Outputs run(const AttentionWorld& w, bool float32, int block_size, int budget, uint32_t seed,
-            bool eager = true) {
+            int decode_from = -1, bool eager = true) {
   const AttentionShape& s = w.shape;
   Device device(float32, eager);
   const int64_t out_row = int64_t{s.num_heads} * s.head_dim;
@@ -40,7 +40,8 @@ Outputs run(const AttentionWorld& w, bool float32, int block_size, int budget, u
           return true;
         });
         return device.read(out, batch.num_tokens() * out_row);
-      });
+      },
+      decode_from);
 }
 
 AttentionWorld make_world(const AttentionShape& shape, std::vector<int> lengths, bool float32,
@@ -89,10 +90,31 @@ TEST(CudaAttention, EqualsAPlainLoopInFloat32) {
 TEST(CudaAttention, EqualsAPlainLoopInBFloat16) {
   for (const AttentionShape& shape :
        std::vector<AttentionShape>{{4, 2, 18, 18, false, true, 0, KVType::kFloat32},
-                                   {5, 1, 10, 10, true, false, 9, KVType::kBFloat16}}) {
+                                   {5, 1, 10, 10, true, false, 9, KVType::kBFloat16},
+                                   {2, 2, 64, 64, false, false, 0, KVType::kBFloat16},
+                                   {3, 1, 64, 32, false, true, 70, KVType::kBFloat16},
+                                   {5, 1, 80, 80, true, false, 0, KVType::kBFloat16},
+                                   {4, 2, 96, 96, false, false, 33, KVType::kBFloat16},
+                                   {8, 1, 128, 128, false, true, 0, KVType::kBFloat16},
+                                   {20, 1, 64, 64, false, false, 0, KVType::kBFloat16}}) {
     const AttentionWorld w = make_world(shape, {1, 7, 64, 65, 150}, false, 52);
     expect_close(run(w, false, 16, 1000, 1), oracle(w), 3e-2, 3e-3, describe(shape));
     expect_close(run(w, false, 3, 40, 2), oracle(w), 3e-2, 3e-3, describe(shape));
+  }
+}
+
+// Decoding beside prompts, with keys split over blocks and not, alone and many, with graphs (whose
+// batches are padded) and without: bit for bit the same.
+TEST(CudaAttention, DecodesAsAPlainLoop) {
+  for (const AttentionShape& shape :
+       std::vector<AttentionShape>{{2, 2, 64, 64, false, false, 0, KVType::kBFloat16},
+                                   {6, 2, 128, 128, false, true, 50, KVType::kBFloat16},
+                                   {20, 1, 64, 64, false, false, 0, KVType::kBFloat16}}) {
+    AttentionWorld w = make_world(shape, {90, 1, 40, 17, 16, 100, 33}, false, 53);
+    const Outputs many = run(w, false, 16, 130, 3, 30);
+    expect_close(many, oracle(w), 3e-2, 3e-3, describe(shape));
+    w = make_world(shape, {140}, false, 54);
+    expect_close(run(w, false, 7, 120, 4, 110), oracle(w), 3e-2, 3e-3, describe(shape));
   }
 }
 

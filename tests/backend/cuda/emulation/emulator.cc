@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <numeric>
@@ -21,8 +22,17 @@ constexpr int kLanes = 32;
 
 enum class State { kReady, kAtWarp, kAtBlock, kDone };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+  int group;
+};
+
 struct Thread {
   Fiber fiber;
+  std::deque<Copy> copies;  // started and not done
+  int group = 0;            // that new copies belong to
   State state = State::kDone;
   uint3 index = {};
 };
@@ -70,6 +80,8 @@ void thread_main() {
   } catch (...) {
     b.error = std::current_exception();
   }
+  if (!b.error && !b.thread().copies.empty())
+    b.error = std::make_exception_ptr(std::logic_error("emulation: a copy is not waited for"));
   b.thread().state = State::kDone;
   b.thread().fiber.suspend();
 }
@@ -109,6 +121,7 @@ void run_block(Block& b, dim3 size) {
     Thread& t = *b.threads[i];
     t.index = {i % size.x, i / size.x % size.y, i / size.x / size.y};
     t.state = State::kReady;
+    t.copies.clear();
     t.fiber.start(thread_main);
   }
   for (int w = 0; w < warps; ++w) b.warps[w]->arrived = 0;
@@ -189,6 +202,25 @@ const Slot* exchange(const char* operation, const void* mine, size_t bytes) {
     wake(State::kAtWarp, index * kLanes, kLanes);
   }
   return slots;
+}
+
+void start_copy(void* to, const void* from, size_t bytes) {
+  Thread& t = block().thread();
+  t.copies.push_back({to, from, bytes, t.group});
+}
+
+void end_copy_group() { ++block().thread().group; }
+
+void wait_for_copies(size_t groups_left) {
+  Thread& t = block().thread();
+  while (!t.copies.empty() && t.copies.front().group < t.group - static_cast<int>(groups_left)) {
+    const Copy copy = t.copies.front();
+    if (copy.from)
+      std::memcpy(copy.to, copy.from, copy.bytes);
+    else
+      std::memset(copy.to, 0, copy.bytes);
+    t.copies.pop_front();
+  }
 }
 
 }  // namespace emulation

@@ -50,6 +50,12 @@ int lane();
 using Slot = std::byte[64];
 const Slot* exchange(const char* operation, const void* mine, size_t bytes);
 
+// The thread's copies (cp.async). `from` null: zeros. Done when the thread waits, as late as the
+// hardware may do them.
+void start_copy(void* to, const void* from, size_t bytes);
+void end_copy_group();
+void wait_for_copies(size_t groups_left);
+
 [[noreturn]] void fail(const char* what, const char* detail);
 
 }  // namespace emulation
