@@ -37,7 +37,7 @@ std::vector<int32_t> Graphs::sizes() const {
 
 const Batch& Graphs::pad(const Batch& batch) {
   const int64_t seqs = batch.num_seqs();
-  if (!enabled_ || seqs == 0 || seqs > max_size_ || !decodes_only(batch)) return batch;
+  if (seqs == 0 || seqs > max_size_ || !decodes_only(batch)) return batch;
   // The largest size may be no multiple of 16: the buffers hold that many sequences and no more.
   const auto size = static_cast<size_t>(std::min(graph_size(seqs), max_size_));
   padded_ = batch;
@@ -52,7 +52,7 @@ const Batch& Graphs::pad(const Batch& batch) {
 }
 
 bool Graphs::run(const Batch& padded, const Stream& stream, const std::function<bool()>& forward) {
-  if (&padded != &padded_) return forward();
+  if (!enabled_ || &padded != &padded_) return forward();
   cudaGraphExec_t& graph = graphs_[padded.num_seqs()];
   if (!graph) {
     check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),

@@ -33,8 +33,9 @@ class Graphs {
   // What batches are padded to, ascending.
   std::vector<int32_t> sizes() const;
 
-  // The batch as it will be run: padded if it is one of decodes alone and there is a graph size for
-  // it, else itself. Valid until the next call.
+  // The batch as it will be run: padded to the next size if it is one of decodes alone, else
+  // itself. Padded where no graphs are wanted as well, so that the same kernels give the same bits.
+  // Valid until the next call.
   const Batch& pad(const Batch& batch);
   // Runs what `forward` puts into the stream for the batch that pad() gave, by the graph of its
   // size, which is recorded if there is none yet. False: forward did, and nothing was run.

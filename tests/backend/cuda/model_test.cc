@@ -2,55 +2,18 @@
 // transformers.
 #include <gtest/gtest.h>
 
-#include "cuda_test_util.h"
-#include "model/checkpoint.h"
+#include "cuda_model.h"
 #include "model/golden.h"
-#include "model/transformer.h"
+#include "model/random_checkpoint.h"
 
 namespace nanovllm {
 namespace {
-
-constexpr int64_t kTokens = 128, kPositions = 320, kBlockSize = 16;
-
-// A transformer on the device, and the logits of its last batch.
-struct Model {
-  Model(const std::string& folder, bool float32, bool eager = true)
-      : backend(make_cuda_backend(eager)), checkpoint(Checkpoint::open(folder)) {
-    const ModelConfig& c = checkpoint->config();
-    transformer = std::make_unique<Transformer>(
-        *checkpoint, *backend, float32 ? WeightType::kFloat32 : WeightType::kAsStored, kTokens,
-        kPositions);
-    backend->allocate_kv_cache({c.num_layers, kPositions / kBlockSize + 1, kBlockSize,
-                                c.num_kv_heads, c.head_dim,
-                                float32 ? KVType::kFloat32 : KVType::kBFloat16});
-    logits_buffer = backend->allocate(backend->max_logits_rows() * c.vocab_size);
-    backend->reserve({.max_tokens = kTokens,
-                      .max_seqs = 4,
-                      .max_blocks = kPositions / kBlockSize + 1,
-                      .max_position = kPositions,
-                      .vocab_size = c.vocab_size});
-  }
-  void run(const Batch& batch) {
-    backend->run(batch, [&](const Batch& b) { return transformer->forward(b); });
-    rows = batch.logits_rows;
-  }
-  std::span<const float> logits(int32_t row) {
-    transformer->compute_logits(rows.subspan(row, 1), logits_buffer);
-    return backend->to_host(logits_buffer, checkpoint->config().vocab_size);
-  }
-
-  std::unique_ptr<Backend> backend;
-  std::unique_ptr<Checkpoint> checkpoint;
-  std::unique_ptr<Transformer> transformer;
-  float* logits_buffer;
-  std::span<const int32_t> rows;  // of the last batch
-};
 
 class CudaGolden : public ::testing::TestWithParam<std::string> {
  protected:
   // The mean and the largest difference from transformers' logprobs.
   std::pair<double, double> differences(bool float32, int32_t chunk) {
-    Model model(tiny_folder(GetParam()).string(), float32);
+    Model model(tiny_folder(GetParam()).string(), make_cuda_backend(true), float32);
     double sum = 0, largest = 0;
     int64_t count = 0;
     for (const GoldenPrompt& prompt : golden_prompts(GetParam())) {
@@ -82,6 +45,69 @@ TEST_P(CudaGoldenInBFloat16, LogprobsOfTransformers) {
 INSTANTIATE_TEST_SUITE_P(Tiny, CudaGoldenInBFloat16,
                          ::testing::Values("llama-rope-yarn", "mistral", "qwen2", "qwen3-bias"),
                          [](const auto& info) { return test_name(info.param); });
+
+std::vector<int32_t> random_ids(int64_t n, int64_t vocab, Random& random) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>(random.integer(0, vocab - 1)));
+  return ids;
+}
+
+// Models whose heads tensor cores take, against the CPU backend with the same bfloat16 weights and
+// cache.
+TEST(CudaModel, LogprobsOfTheCpuBackend) {
+  std::vector<RandomCheckpointShape> shapes(4);
+  shapes[0] = {.heads = 3, .kv_heads = 1, .head_dim = 64};
+  shapes[1] = {.hidden = 80, .heads = 2, .kv_heads = 2, .head_dim = 80};
+  shapes[2] = {.hidden = 96, .intermediate = 50, .heads = 2, .kv_heads = 1, .head_dim = 96};
+  shapes[3] = {.architecture = "Qwen3ForCausalLM", .model_type = "qwen3", .head_dim = 128};
+  for (const RandomCheckpointShape& shape : shapes) {
+    const RandomCheckpoint checkpoint(shape, static_cast<uint32_t>(shape.head_dim));
+    Model gpu(checkpoint.folder(), make_cuda_backend(true), false);
+    Model cpu(checkpoint.folder(), make_cpu_backend(1), false);
+    Random random(61);
+    for (const int32_t chunk : {100, 7, 1}) {
+      const auto ids = random_ids(chunk == 100 ? 250 : 30, shape.vocab, random);
+      const auto logprobs = [&](Model& model) {
+        return score(
+            ids, chunk, kBlockSize, [&](const Batch& batch) { model.run(batch); },
+            [&](int32_t row) { return model.logits(row); });
+      };
+      const std::vector<double> got = logprobs(gpu), want = logprobs(cpu);
+      double sum = 0;
+      for (size_t i = 0; i < want.size(); ++i) sum += std::fabs(got[i] - want[i]);
+      // With one key too few it is above 0.2.
+      EXPECT_LT(sum / static_cast<double>(want.size()), 0.05) << shape.head_dim << " by " << chunk;
+    }
+  }
+}
+
+TEST(CudaModel, SameBitsWithGraphsAndWithout) {
+  const RandomCheckpoint checkpoint({}, 1);
+  Model eager(checkpoint.folder(), make_cuda_backend(true), false);
+  Model graphs(checkpoint.folder(), make_cuda_backend(false), false);
+  EXPECT_TRUE(eager.backend->recorded_sizes().empty());
+  EXPECT_EQ(graphs.backend->recorded_sizes(), (std::vector<int32_t>{1, 2, 4, 8, 12}));
+  const std::vector<float> want = decode_some(eager, 100);
+  EXPECT_EQ(std::ssize(want), (11 + 11 + 10 + 9 + 9 + 8 + 7 + 7 + 6 + 6 + 5 * 9 + 2 * 2) * 120);
+  for (const float x : want) ASSERT_TRUE(std::isfinite(x));
+  EXPECT_TRUE(same_bits(decode_some(graphs, 100), want));
+}
+
+// A pass that is given up while it is recorded leaves nothing behind.
+TEST(CudaModel, ForgetsAGraphThatWasGivenUp) {
+  const RandomCheckpoint checkpoint({}, 2);
+  Model model(checkpoint.folder(), make_cuda_backend(false), false);
+  const std::vector<float> want = decode_some(model, 2);
+  Model other(checkpoint.folder(), make_cuda_backend(false), false);
+  const std::atomic<bool> give_up = true;
+  const Batch batch = one_token_each(11);
+  EXPECT_FALSE(other.backend->run(
+      batch, [&](const Batch& b) { return other.transformer->forward(b, &give_up); }));
+  EXPECT_THROW(
+      other.backend->run(batch, [&](const Batch&) -> bool { throw Error("forward", "failed"); }),
+      Error);
+  EXPECT_TRUE(same_bits(decode_some(other, 2), want));
+}
 
 }  // namespace
 }  // namespace nanovllm
