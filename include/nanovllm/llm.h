@@ -41,10 +41,12 @@ struct RequestOptions {
 struct StepTrace;
 using StreamCallback = std::function<void(const StreamEvent&)>;
 
-// Byte counts printed before anything runs; peak of the process = about their sum.
+// Byte counts printed before anything runs; peak of the process = about their sum. Of each rank where
+// there are several: the largest one's.
 struct MemoryPlan {
   int64_t weights_bytes = 0, kv_cache_bytes = 0, activation_bytes = 0;
   int64_t num_kv_blocks = 0, block_size = 0, kv_bytes_per_token = 0, max_model_len = 0;
+  int64_t num_ranks = 1;
 };
 
 struct ModelInfo {

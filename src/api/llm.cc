@@ -9,6 +9,9 @@
 #include "api/load.h"
 #include "api/step_recorder.h"
 #include "engine/llm_engine.h"
+#include "model/agreement.h"
+#include "model/ranks.h"
+#include "model/worker.h"
 #include "nanovllm/inspect.h"
 #include "structured/grammar_compiler.h"
 #include "tokenizer/chat_template.h"
@@ -52,9 +55,11 @@ ModelInfo describe(const Checkpoint& checkpoint, const ModelConfig& c, const Eng
 
 }  // namespace
 
-OpenModel open_model(const EngineConfig& config) {
+OpenModel open_model(const EngineConfig& config, int64_t ranks_here) {
   OpenModel m;
   m.config = config;
+  m.config.validate();
+  m.config.threads = threads_of_rank(config.threads, ranks_here);
   m.checkpoint = Checkpoint::open(config.model);
   m.plan = plan_memory(*m.checkpoint, &m.config);
   m.tokenizer = m.checkpoint->gguf() ? Tokenizer::from_gguf(*m.checkpoint->gguf())
@@ -71,10 +76,38 @@ OpenModel open_model(const EngineConfig& config) {
   return m;
 }
 
+namespace {
+
+std::string backend_name(const Backend& backend, int64_t ranks) {
+  return ranks == 1 ? backend.name() : std::to_string(ranks) + " ranks of " + backend.name();
+}
+
+// All ranks open the same model, or an Error is thrown on all; then they load it.
+OpenModel open_on_all(const EngineConfig& config, Communicator& ranks) {
+  OpenModel m;
+  agree(ranks, [&] {
+    m = open_model(config, ranks.ranks_here());
+    return ranks.size() == 1 ? "" : fingerprint(*m.checkpoint, m.config, m.plan);
+  });
+  return m;
+}
+
+std::unique_ptr<ModelRunner> load_on_all(const OpenModel& m, Communicator& ranks) {
+  std::unique_ptr<ModelRunner> runner;
+  agree(ranks, [&] {
+    runner = std::make_unique<ModelRunner>(*m.checkpoint, m.config, m.plan, ranks);
+    return std::string();
+  });
+  return runner;
+}
+
+}  // namespace
+
 ModelInspection inspect_model(const EngineConfig& config) {
-  const OpenModel m = open_model(config);
+  const OpenModel m = open_model(config, config.tensor_parallel_size);
   ModelInspection result{.info = m.info, .plan = m.plan};
-  result.info.backend = make_cpu_backend(static_cast<int>(m.config.threads))->name();
+  result.info.backend = backend_name(*make_cpu_backend(static_cast<int>(m.config.threads)),
+                                     m.config.tensor_parallel_size);
   for (const TensorView& t : m.checkpoint->all_tensors()) {
     result.tensors.push_back(
         {t.name, dtype_name(t.dtype), t.shape, static_cast<int64_t>(t.data.size())});
@@ -85,13 +118,14 @@ ModelInspection inspect_model(const EngineConfig& config) {
 }
 
 struct LLM::Impl {
-  explicit Impl(OpenModel m)
-      : model(std::move(m)),
-        runner(*model.checkpoint, model.config, model.plan),
-        engine(model.config, model.plan, model.model, runner, model.tokenizer.get()) {
+  explicit Impl(const EngineConfig& config)
+      : ranks(config),
+        model(open_on_all(config, ranks.communicator())),
+        runner(load_on_all(model, ranks.communicator())),
+        engine(model.config, model.plan, model.model, *runner, model.tokenizer.get()) {
     model.checkpoint.reset();  // the weights are packed; the files are not needed any more
-    model.plan.weights_bytes = runner.weight_bytes();
-    model.info.backend = runner.backend().name();
+    model.plan.weights_bytes = runner->weight_bytes();
+    model.info.backend = backend_name(runner->backend(), ranks.communicator().size());
     if (model.tokenizer)
       grammar_compiler = std::make_unique<GrammarCompiler>(
           *model.tokenizer, model.model.vocab_size, model.model.eos_token_ids,
@@ -106,15 +140,16 @@ struct LLM::Impl {
     return *model.tokenizer;
   }
 
+  Ranks ranks;
   OpenModel model;
-  ModelRunner runner;
+  std::unique_ptr<ModelRunner> runner;
   LLMEngine engine;
   std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
   std::unique_ptr<ChatTemplate> chat_template;
   std::unique_ptr<GrammarCompiler> grammar_compiler;  // null without a tokenizer
 };
 
-LLM::LLM(const EngineConfig& config) : impl_(std::make_unique<Impl>(open_model(config))) {}
+LLM::LLM(const EngineConfig& config) : impl_(std::make_unique<Impl>(config)) {}
 LLM::~LLM() = default;
 LLM::LLM(LLM&&) noexcept = default;
 LLM& LLM::operator=(LLM&&) noexcept = default;

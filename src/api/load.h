@@ -21,6 +21,7 @@ struct OpenModel {
   ModelInfo info;
 };
 
-OpenModel open_model(const EngineConfig& config);
+// config.threads counts all ranks_here ranks that share this machine, and becomes what is one's.
+OpenModel open_model(const EngineConfig& config, int64_t ranks_here);
 
 }  // namespace nanovllm

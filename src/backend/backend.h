@@ -27,6 +27,8 @@
 
 namespace nanovllm {
 
+class Communicator;
+
 // How a packed weight is kept. kAsStored keeps BF16, F16 and block-quantized tensors as they are,
 // and narrows F32 to bfloat16; the others convert unquantized tensors (block-quantized ones always
 // stay as they are). kInt8 / kInt4 quantize unquantized tensors in blocks of 32 along the input
@@ -79,7 +81,8 @@ class Backend {
   // ---- load time
   // -------------------------------------------------------------------------------------------------
   // Stacks the rows of `parts` (all with the same in_features; dtypes may differ only if the
-  // backend says so) into one packed weight, e.g. q, k and v. Throws Error for what it cannot pack.
+  // backend says so) into one packed weight, e.g. q, k and v. Parts may be slices, whose rows lie
+  // apart (TensorView::stride). Throws Error for what it cannot pack.
   virtual std::unique_ptr<Weight> pack(std::span<const TensorView> parts, WeightType type) = 0;
   // Bytes pack() will occupy, for the memory plan; touches no tensor data.
   virtual int64_t packed_bytes(std::span<const TensorView> parts, WeightType type) const = 0;
@@ -91,6 +94,10 @@ class Backend {
   // Constants for the calls below (norm weights, biases, the rotary table), into memory of
   // allocate().
   virtual void upload(std::span<const float> values, float* out) = 0;
+  // The communicator whose all_reduce and gather_columns take this backend's memory, between the
+  // calls below and in their order. Where that is the host's, as on the CPU, it is `host` itself;
+  // another one hands what is said between hosts on to it. Owned by the backend.
+  virtual Communicator& connect(Communicator& host) { return host; }
   // Takes what steps of that size need besides activations and KV cache (staging, workspace, the
   // sampler's buffers, recorded passes); called once, after all that is above. And its bytes, for
   // the memory plan.
@@ -113,9 +120,11 @@ class Backend {
   virtual bool run(const Batch& batch, const std::function<bool(const Batch&)>& forward) {
     return forward(batch);
   }
-  // ------------------------------------------------------------------ out[t, :] = row ids[t] of an
-  // embedding table [vocab, hidden]
-  virtual void embed(const Weight& table, std::span<const int32_t> ids, float* out) = 0;
+  // ------------------------------------------------------------------
+  // out[t, :] = row ids[t] - first_id of an embedding table [n, hidden], which holds the ids
+  // first_id .. first_id + n - 1; zeros for other ids.
+  virtual void embed(const Weight& table, int64_t first_id, std::span<const int32_t> ids,
+                     float* out) = 0;
   // out[t, :] = x[t, :] / sqrt(mean(x^2) + eps) * weight;  x may be out. Rows are `dim` long,
   // `stride` apart in x and out.
   virtual void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim,

@@ -71,7 +71,7 @@ TEST(Linear, EqualsAPlainLoop) {
         std::vector<float> weights(static_cast<size_t>(n * k));
         std::vector<int32_t> ids(static_cast<size_t>(n));
         for (int64_t i = 0; i < n; ++i) ids[i] = static_cast<int32_t>(i);
-        backend.embed(*w, ids, weights.data());
+        backend.embed(*w, 0, ids, weights.data());
         for (const int64_t rows : {1, 2, 7, kFewCases ? 13 : 130}) {
           const std::vector<float> x = random.normals(rows * k), bias = random.normals(n);
           std::vector<float> errors;

@@ -9,7 +9,7 @@ std::vector<float> read_back(Backend& backend, const Weight& w) {
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < w.out_features; ++i) ids.push_back(static_cast<int32_t>(i));
   std::vector<float> out(static_cast<size_t>(w.out_features * w.in_features), NAN);
-  backend.embed(w, ids, out.data());
+  backend.embed(w, 0, ids, out.data());
   return out;
 }
 
@@ -136,6 +136,50 @@ TEST(Packing, StacksPartsOfDifferentTypes) {
       ASSERT_NEAR(got[r * w->out_features + n], sum, 1e-5 * (magnitude + 1));
     }
   }
+}
+
+// Slices are packed as if they were whole tensors of that size, out of the middle of the others'
+// bytes.
+TEST(Packing, PacksSlices) {
+  Random random(6);
+  CpuBackend backend(*all_kernels().front(), 2);
+  for (const DType dtype : kAllDTypes) {
+    SCOPED_TRACE(dtype_name(dtype));
+    const int64_t block = dtype_block_elements(dtype), columns = block == 1 ? 45 : 3 * block;
+    const int64_t first = block == 1 ? 13 : block, count = block == 1 ? 21 : block;
+    RandomTensor t("w", dtype, 50, columns, random);
+    const TensorView view = slice_rows(slice_columns(t.view, first, count), 7, 29);
+    EXPECT_EQ(view.shape, (std::vector<int64_t>{29, count}));
+    EXPECT_EQ(view.data.data(),
+              t.view.data.data() + 7 * t.view.stride() + dtype_row_bytes(dtype, first));
+    EXPECT_EQ(std::ssize(view.data), 28 * t.view.stride() + dtype_row_bytes(dtype, count));
+    std::vector<float> want;
+    for (int64_t row = 7; row < 36; ++row)
+      for (int64_t k = first; k < first + count; ++k) want.push_back(t.values[row * columns + k]);
+    const auto w = backend.pack({&view, 1}, WeightType::kFloat32);
+    EXPECT_EQ(w->bytes, backend.packed_bytes({&view, 1}, WeightType::kFloat32));
+    expect_equal_values(read_back(backend, *w), want);
+    if (block > 1) {
+      EXPECT_THROW(slice_columns(t.view, block / 2, block), Error);
+    }
+    EXPECT_THROW(slice_columns(t.view, block, columns), Error);
+    EXPECT_THROW(slice_rows(t.view, 40, 11), Error);
+  }
+}
+
+// A rank's part of the embedding: its rows where they belong, zeros for the other ranks'.
+TEST(Packing, EmbedsTheRowsItHolds) {
+  Random random(7);
+  CpuBackend backend(*all_kernels().front(), 1);
+  RandomTensor t("w", DType::kF32, 20, 8, random);
+  const auto w = backend.pack({&t.view, 1}, WeightType::kFloat32);
+  const std::vector<int32_t> ids = {99, 100, 119, 120, 0, 107};
+  std::vector<float> out(ids.size() * 8, NAN), want;
+  backend.embed(*w, 100, ids, out.data());
+  for (const int32_t id : ids)
+    for (int64_t k = 0; k < 8; ++k)
+      want.push_back(id < 100 || id >= 120 ? 0.0f : t.values[(id - 100) * 8 + k]);
+  expect_equal_values(out, want);
 }
 
 TEST(Packing, RefusesWhatItCannotPack) {

@@ -60,11 +60,16 @@ void CpuBackend::for_rows(int64_t rows, int64_t floats_per_row, const F& f) {
   });
 }
 
-void CpuBackend::embed(const Weight& table, std::span<const int32_t> ids, float* out) {
+void CpuBackend::embed(const Weight& table, int64_t first_id, std::span<const int32_t> ids,
+                       float* out) {
   const auto& weight = static_cast<const CpuWeight&>(table);
   const int64_t dim = weight.in_features;
   for_rows(static_cast<int64_t>(ids.size()), dim, [&](int64_t row) {
-    const int64_t id = ids[row];
+    const int64_t id = ids[row] - first_id;
+    if (id < 0 || id >= weight.out_features) {
+      std::fill_n(out + row * dim, dim, 0.0f);
+      return;
+    }
     const Segment* s = &weight.segments[0];
     for (const Segment& other : weight.segments)
       if (id >= other.first_column) s = &other;

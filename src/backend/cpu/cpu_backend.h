@@ -35,7 +35,8 @@ class CpuBackend : public Backend {
     std::ranges::copy(values, out);
   }
 
-  void embed(const Weight& table, std::span<const int32_t> ids, float* out) override;
+  void embed(const Weight& table, int64_t first_id, std::span<const int32_t> ids,
+             float* out) override;
   void rms_norm(const float* x, const float* weight, float eps, int64_t rows, int64_t dim,
                 float* out) override;
   void add_rms_norm(float* residual, const float* x, const float* weight, float eps, int64_t rows,

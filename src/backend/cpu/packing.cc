@@ -166,7 +166,7 @@ CpuWeight plan_weight(std::span<const TensorView> parts, WeightType type) {
                              std::to_string(weight.in_features) + " are expected");
     if (k % block != 0)
       throw Error(where, "has rows that are not whole blocks of " + std::to_string(block));
-    if (static_cast<int64_t>(part.data.size()) != n * dtype_row_bytes(part.dtype, k))
+    if (static_cast<int64_t>(part.data.size()) != part.data_bytes())
       throw Error(where,
                   "holds " + std::to_string(part.data.size()) + " bytes, not what its shape says");
     const PanelKind kind = kind_of(part.dtype, type);
@@ -198,7 +198,7 @@ std::unique_ptr<CpuWeight> pack_weight(std::span<const TensorView> parts, Weight
   const auto row_at = [&](int64_t n) {
     for (const TensorView& part : parts) {
       if (n < part.shape[0])
-        return Row{part.data.data() + n * dtype_row_bytes(part.dtype, in_features), part.dtype};
+        return Row{part.data.data() + n * part.stride(), part.dtype};
       n -= part.shape[0];
     }
     return Row{};

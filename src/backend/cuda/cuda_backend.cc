@@ -175,11 +175,12 @@ bool CudaBackend::run(const Batch& batch, const std::function<bool(const Batch&)
   return complete;
 }
 
-void CudaBackend::embed(const Weight& table, std::span<const int32_t> ids, float* out) {
+void CudaBackend::embed(const Weight& table, int64_t first_id, std::span<const int32_t> ids,
+                        float* out) {
   if (!batch_ || ids.data() != batch_->token_ids.data())
     throw Error("embed", "takes the tokens of the batch under way");
-  cuda::embed(element_, data(table), device_batch_.token_ids, std::ssize(ids), table.in_features,
-              out, stream_.get());
+  cuda::embed(element_, data(table), first_id, table.out_features, device_batch_.token_ids,
+              std::ssize(ids), table.in_features, out, stream_.get());
 }
 
 void CudaBackend::rms_norm(const float* x, const float* weight, float eps, int64_t rows,

@@ -12,9 +12,10 @@ enum class Element { kFloat32, kBFloat16 };
 constexpr int64_t element_bytes(Element e) { return e == Element::kFloat32 ? 4 : 2; }
 
 // ---- rows.cu
-// out[t, :] = table[ids[t], :]; the table is [vocab, dim] of `type`, out is float32.
-void embed(Element type, const void* table, const int32_t* ids, int64_t rows, int64_t dim,
-           float* out, cudaStream_t stream);
+// out[t, :] = table[ids[t] - first_id, :], or zeros where the table, [table_rows, dim] of `type`,
+// has no such row; out is float32.
+void embed(Element type, const void* table, int64_t first_id, int64_t table_rows,
+           const int32_t* ids, int64_t rows, int64_t dim, float* out, cudaStream_t stream);
 // in += x unless x is null, then out = in / sqrt(mean(in^2) + eps) * weight. x and out are of
 // `type`, and may be the same memory; in and weight are float32.
 void add_rms_norm(Element type, float* in, const void* x, const float* weight, float eps,

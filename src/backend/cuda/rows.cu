@@ -22,16 +22,19 @@ __device__ __forceinline__ Place place(int blocks_per_row) {
 }
 
 template <typename T, int V>
-__global__ void embed_kernel(const T* table, const int32_t* ids, int blocks_per_row, int dim,
-                             float* out) {
+__global__ void embed_kernel(const T* table, int64_t first_id, int64_t table_rows,
+                             const int32_t* ids, int blocks_per_row, int dim, float* out) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const auto [row, column] = place<V>(blocks_per_row);
   if (column >= dim) return;
-  const auto x = load<V>(table + int64_t{ids[row]} * dim + column);
-  Vector<float, V> y;
+  const int64_t id = ids[row] - first_id;
+  Vector<float, V> y = {};
+  if (id >= 0 && id < table_rows) {
+    const auto x = load<V>(table + id * dim + column);
 #pragma unroll
-  for (int i = 0; i < V; ++i) y.v[i] = to_float(x.v[i]);
+    for (int i = 0; i < V; ++i) y.v[i] = to_float(x.v[i]);
+  }
   store<V>(out + row * dim + column, y);
 }
 
@@ -127,15 +130,15 @@ unsigned blocks_per_row(int64_t dim, int width) { return ceil_div(dim, width * k
 
 }  // namespace
 
-void embed(Element type, const void* table, const int32_t* ids, int64_t rows, int64_t dim,
-           float* out, cudaStream_t stream) {
+void embed(Element type, const void* table, int64_t first_id, int64_t table_rows,
+           const int32_t* ids, int64_t rows, int64_t dim, float* out, cudaStream_t stream) {
   if (rows == 0) return;
   with_type(type, [&](auto t) {
     using T = decltype(t);
     with_width<4>(dim, [&](auto width) {
       const unsigned blocks = blocks_per_row(dim, width);
       launch(embed_kernel<T, width>, static_cast<unsigned>(rows) * blocks, kThreads, 0, stream,
-             static_cast<const T*>(table), ids, blocks, dim, out);
+             static_cast<const T*>(table), first_id, table_rows, ids, blocks, dim, out);
     });
   });
 }

@@ -54,24 +54,33 @@ void Uploader::run(int64_t elements, int64_t granularity, int64_t bytes_per_elem
 
 void Uploader::upload(const TensorView& tensor, Element type, void* out) {
   const int64_t granularity = dtype_block_elements(tensor.dtype);
-  const auto source = [&](int64_t first) {
-    return tensor.data.data() + dtype_row_bytes(tensor.dtype, first);
-  };
   const bool narrow = type == Element::kBFloat16;
-  const Fill fill = [&](int64_t first, int64_t count, std::byte* to) {
+  // Elements that lie together in the file.
+  const auto fill_from = [&](const std::byte* source, int64_t count, std::byte* to) {
     if (narrow && tensor.dtype == DType::kBF16) {
-      std::memcpy(to, source(first), static_cast<size_t>(count) * 2);
+      std::memcpy(to, source, static_cast<size_t>(count) * 2);
     } else if (!narrow) {
-      dequantize_row(tensor.dtype, source(first), reinterpret_cast<float*>(to), count);
+      dequantize_row(tensor.dtype, source, reinterpret_cast<float*>(to), count);
     } else {
       constexpr int64_t kPiece = 1024;  // a multiple of every block
       float values[kPiece];
       auto* narrowed = reinterpret_cast<uint16_t*>(to);
       for (int64_t i = 0; i < count; i += kPiece) {
         const int64_t n = std::min(kPiece, count - i);
-        dequantize_row(tensor.dtype, source(first + i), values, n);
+        dequantize_row(tensor.dtype, source + dtype_row_bytes(tensor.dtype, i), values, n);
         for (int64_t j = 0; j < n; ++j) narrowed[i + j] = float_to_bfloat16(values[j]);
       }
+    }
+  };
+  // The rows of a slice lie apart.
+  const int64_t together = tensor.row_stride == 0 ? tensor.num_elements() : tensor.shape.back();
+  const Fill fill = [&](int64_t first, int64_t count, std::byte* to) {
+    for (int64_t done = 0; done < count;) {
+      const int64_t row = (first + done) / together, column = (first + done) % together;
+      const int64_t n = std::min(count - done, together - column);
+      fill_from(tensor.data.data() + row * tensor.stride() + dtype_row_bytes(tensor.dtype, column),
+                n, to + done * element_bytes(type));
+      done += n;
     }
   };
   run(tensor.num_elements(), granularity, element_bytes(type), fill, static_cast<std::byte*>(out));

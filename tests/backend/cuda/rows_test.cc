@@ -79,7 +79,7 @@ TEST_P(Rows, EmbedAndGather) {
     const int64_t n = std::ssize(batch.token_ids);
     float* const out = device_.constants(std::vector<float>(n * dim));
     backend_.run(batch, [&](const Batch& b) {
-      backend_.embed(*weight, b.token_ids, out);
+      backend_.embed(*weight, 0, b.token_ids, out);
       return true;
     });
     std::vector<double> want, want_gathered;
@@ -94,6 +94,32 @@ TEST_P(Rows, EmbedAndGather) {
     for (const int32_t row : {3, 4})
       for (int64_t i = 0; i < dim; ++i) want_gathered.push_back(x[row * dim + i]);
     expect_near(device_.read(gathered, 2 * dim), want_gathered, 0, "gather");
+  }
+}
+
+// What a rank holds: rows of the vocabulary, with zeros for the other ranks' tokens, and columns of
+// a matrix, whose rows lie apart in the file.
+TEST_P(Rows, EmbedsSlices) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kQ8_0, DType::kQ4_K}) {
+    const int64_t block = dtype_block_elements(dtype), columns = block == 1 ? 40 : block;
+    const RandomTensor table("table", dtype, 50, 3 * columns, random_);
+    const TensorView slice = slice_rows(slice_columns(table.view, columns, columns), 7, 42);
+    const auto weight = backend_.pack({&slice, 1}, device_.weight_type());
+    Batch batch = one_token_each(6);
+    batch.token_ids = {49, 0, 7, 48, 6, 31};
+    const int64_t n = std::ssize(batch.token_ids);
+    float* const out = device_.constants(std::vector<float>(n * columns, 1.0f));
+    backend_.run(batch, [&](const Batch& b) {
+      backend_.embed(*weight, 7, b.token_ids, out);
+      return true;
+    });
+    std::vector<float> want;
+    for (const int32_t id : batch.token_ids)
+      for (int64_t i = 0; i < columns; ++i)
+        want.push_back(id < 7 || id >= 49 ? 0.0f : table.values[id * 3 * columns + columns + i]);
+    want = rounded(want, float32_);
+    expect_near(device_.read_floats(out, n * columns), {want.begin(), want.end()}, 0,
+                dtype_name(dtype));
   }
 }
 
