@@ -87,14 +87,16 @@ void add_engine_flags(Flags& flags, EngineConfig* config) {
       "auto, float32 or bfloat16: how weights that are not quantized are kept (default: auto)",
       &config->dtype);
   flags.text("--quantization", "TYPE", "none, int8 or int4 (default: none)", &config->quantization);
-  flags.integer("--tensor-parallel-size", "ranks that share the model (default: 1)",
+  flags.integer("--tensor-parallel-size",
+                "ranks that hold a slice of the weights each and work together (default: 1)",
                 &config->tensor_parallel_size);
   flags.text("--device", "DEVICE", "auto, cpu or cuda (default: auto)", &config->device);
   flags.number("--gpu-memory-utilization", "share of a GPU's memory to use (default: 0.9)",
                &config->gpu_memory_utilization);
   flags.toggle("--enforce-eager", "no CUDA graphs", &config->enforce_eager);
   flags.integer("--threads",
-                "CPU threads; 0: one for each physical core this process may use (default: 0)",
+                "CPU threads, of all ranks on this machine together; 0: one for each physical core "
+                "this process may use (default: 0)",
                 &config->threads, 0);
   flags.toggle("--enable-prefix-caching", "share equal beginnings of prompts (the default)",
                &config->enable_prefix_caching, true);
