@@ -87,6 +87,8 @@ OpenModel open_on_all(const EngineConfig& config, Communicator& ranks) {
   OpenModel m;
   agree(ranks, [&] {
     m = open_model(config, ranks.ranks_here());
+    // A batch that travels to other ranks holds tokens, not the places where rank 0 will have them.
+    if (ranks.size() > 1) m.config.async_scheduling = false;
     return ranks.size() == 1 ? "" : fingerprint(*m.checkpoint, m.config, m.plan);
   });
   return m;

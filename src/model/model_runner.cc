@@ -113,6 +113,7 @@ ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, con
   backend_->allocate_kv_cache(kv_shape(checkpoint.config(), shard, config, plan.num_kv_blocks));
   for (const Shard& s : shards_) vocab_sizes_.push_back(s.vocab.size());
   if (ranks.rank() == 0) logits_ = backend_->allocate(max_logits_rows() * vocab_size_);
+  rows_.reserve(config.max_num_batched_tokens);
   logits_part_ =
       ranks.size() == 1 ? logits_ : backend_->allocate(max_logits_rows() * shard.vocab.size());
 }
@@ -139,17 +140,19 @@ bool ModelRunner::run(const Batch& batch, const std::atomic<bool>* give_up) {
 bool ModelRunner::forward(const Batch& batch, const std::atomic<bool>* give_up) {
   auto pass = [&](const Batch& b) { return transformer_->forward(b, give_up); };
   const bool done = backend_->run(batch, std::ref(pass));
-  rows_ = {};
-  if (done && ranks_->size() > 1) rows_ = batch.logits_rows;
+  rows_.clear();
+  next_row_ = 0;
+  if (done && ranks_->size() > 1) rows_.assign(batch.logits_rows.begin(), batch.logits_rows.end());
   return done;
 }
 
 std::span<const int32_t> ModelRunner::next_rows() const {
-  return rows_.first(std::min<size_t>(rows_.size(), max_logits_rows()));
+  const auto left = std::span(rows_).subspan(next_row_);
+  return left.first(std::min<size_t>(left.size(), max_logits_rows()));
 }
 
 void ModelRunner::finish_logits() {
-  while (!rows_.empty()) compute_logits(next_rows());
+  while (next_row_ < rows_.size()) compute_logits(next_rows());
 }
 
 float* ModelRunner::compute_logits(std::span<const int32_t> rows) {
@@ -158,20 +161,8 @@ float* ModelRunner::compute_logits(std::span<const int32_t> rows) {
   transformer_->compute_logits(rows, logits_part_);
   if (ranks_->size() == 1) return logits_;
   ranks_->gather_columns(logits_part_, std::ssize(rows), vocab_sizes_, logits_);
-  rows_ = rows_.subspan(rows.size());
-  return logits_;
-}
-
-std::span<const int32_t> ModelRunner::next_rows() const {
-  const auto left = std::span(rows_).subspan(next_row_);
-  return left.first(std::min<size_t>(left.size(), kMaxLogitsRows));
-}
-
-void ModelRunner::compute_logits(std::span<const int32_t> rows) {
-  transformer_->compute_logits(rows, logits_part_);
-  if (ranks_->size() == 1) return;
-  ranks_->gather_columns(logits_part_, std::ssize(rows), vocab_sizes_, logits_);
   next_row_ += rows.size();
+  return logits_;
 }
 
 std::span<float> ModelRunner::logits(std::span<const int32_t> rows) {

@@ -28,7 +28,7 @@ class ModelRunner {
   ~ModelRunner();  // rank 0's ends the others' serve()
 
   // One forward pass, on all ranks. False: *give_up (may be null) was set, and the pass ended
-  // before its last layer. The batch's logits_rows stay until its logits are computed.
+  // before its last layer.
   bool run(const Batch& batch, const std::atomic<bool>* give_up = nullptr);
   // Logits of some tokens of the last batch, by their indices: [rows, vocab_size] in the backend's
   // memory, valid until the next call. At most max_logits_rows(), which bounds the buffer. Several
@@ -60,8 +60,9 @@ class ModelRunner {
   std::vector<int64_t> vocab_sizes_;  // of the shards
   float* logits_ = nullptr;           // [max_logits_rows, vocab_size]; null above rank 0
   float* logits_part_ = nullptr;  // [max_logits_rows, this rank's]; logits_ where there is one rank
-  // Rows of a batch of several ranks whose logits have not been computed yet.
-  std::span<const int32_t> rows_;
+  // Logits rows of the last batch of several ranks, and how many of them have been computed.
+  std::vector<int32_t> rows_;
+  size_t next_row_ = 0;
   std::vector<std::byte> message_;
 };
 

@@ -21,8 +21,8 @@ struct Model {
       : backend(std::move(on)), checkpoint(Checkpoint::open(folder)) {
     const ModelConfig& c = checkpoint->config();
     transformer = std::make_unique<Transformer>(
-        *checkpoint, *backend, float32 ? WeightType::kFloat32 : WeightType::kAsStored, kTokens,
-        kPositions);
+        *checkpoint, *backend, single, make_shards(c, {}, 1)[0],
+        float32 ? WeightType::kFloat32 : WeightType::kAsStored, kTokens, kPositions);
     backend->allocate_kv_cache({c.num_layers, kPositions / kBlockSize + 1, kBlockSize,
                                 c.num_kv_heads, c.head_dim,
                                 float32 ? KVType::kFloat32 : KVType::kBFloat16});
@@ -45,6 +45,7 @@ struct Model {
 
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Checkpoint> checkpoint;
+  SingleRank single;
   std::unique_ptr<Transformer> transformer;
   float* logits_buffer;
   std::span<const int32_t> rows;  // of the last batch
