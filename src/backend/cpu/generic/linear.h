@@ -118,28 +118,31 @@ inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps
   // The next panels' steps come from memory while these are used: a share with each tile.
   const uint8_t* next = panels + kPanels * panel_bytes + panel_bytes * k / a.k;
   const int64_t share = panel_bytes * steps / a.k / (last_tile - first_tile);
+  const bool done = k + steps == a.k && (p + kPanels) * 16 <= a.n;
+  TileSums sums = {acc, k == 0, nullptr, a.out_stride, a.bias && done ? a.bias + p * 16 : nullptr};
   int64_t row = tile_start(first_tile, tiles, a.rows);
   for (int64_t t = first_tile; t < last_tile; ++t) {
     const int64_t end = tile_start(t + 1, tiles, a.rows), rows = end - row;
+    if (done) sums.out = a.out + row * a.out_stride + p * 16;
     for (int i = 0; i < kPanels; ++i)
       prefetch(next + i * panel_bytes + (t - first_tile) * share, share);
     with_rows<tile_rows<kMode>()>(rows, [&]<int kRows>(Rows<kRows>) {
       if constexpr (kMode == LinearMode::kFloat) {
         tile_floats<kRows, kPanels>(static_cast<const float*>(a.prepared) + row * a.k + k * kRows,
-                                    scratch, steps, acc, k > 0);
+                                    scratch, steps, sums);
       } else if constexpr (kMode == LinearMode::kPairs) {
         tile_pairs<kRows, kPanels>(
             static_cast<const uint32_t*>(a.prepared) + row * ((a.k + 1) / 2) + k / 2 * kRows,
-            panels + k / 2 * 64, panel_bytes, steps, acc, k > 0);
+            panels + k / 2 * 64, panel_bytes, steps, sums);
       } else {
         tile_bytes<kRows, kPanels, Traits::kDirect, Traits::kNarrow, Traits::kCentre,
                    Traits::kHalves, Traits::kPlanes>(
             static_cast<const int8_t*>(a.prepared) + nanovllm::prepared_bytes(kMode, row, a.k) +
                 k / kQuantGroup * kRows * activation_group_bytes(kMode),
-            groups, groups_distance, steps, acc, k > 0);
+            groups, groups_distance, steps, sums);
       }
     });
-    acc += rows * 16;
+    sums.acc += rows * 16;
     row = end;
   }
 }
@@ -177,7 +180,9 @@ void linear_kind(const LinearArgs& a, int64_t first, int64_t last, float* scratc
         chunk(Panels<kTilePanels>());
         if constexpr (kTilePanels > 1) chunk(Panels<1>());
       }
-      for (int64_t p = p0; p < p1; ++p)
+      // What shares a call with a panel that is partly used is still in acc.
+      if (p1 * 16 <= a.n) continue;
+      for (int64_t p = p1 - (p1 - p0 - 1) % kTilePanels - 1; p < p1; ++p)
         for (int64_t r = 0; r < rows; ++r)
           finish(a, p, load(acc + ((p - p0) * kLinearRows + r) * 16),
                  a.out + (row + r) * a.out_stride);

@@ -144,37 +144,54 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
 }
 
 // ---- many rows: the register tiles ----------------------------------------------------------
-// acc[p][r, 0..15] (+)= a tile of kRows rows times the steps of kPanels neighbouring panels; acc
-// rows are 16 floats apart, panels kLinearRows rows. Starts from zero unless `accumulate`. Two
-// panels share the broadcasts of x, where there are registers enough.
+// A tile of kRows rows times the steps of kPanels neighbouring panels. Two panels share the
+// broadcasts of x, where there are registers enough.
+
+// A tile's sums of the steps so far, [kPanels][kLinearRows][16], and where they go.
+struct TileSums {
+  float* acc;
+  bool first;  // nothing is in acc yet
+  float* out;  // null: they stay in acc; else row r of panel p goes to out + r * stride + 16 p
+  int64_t out_stride;
+  const float* bias;  // added to what goes to out; may be null
+};
 
 template <int kRows, int kPanels>
 struct Tile {
   V v[kPanels][kRows];
 
-  static float* at(float* acc, int p, int r) { return acc + (p * kLinearRows + r) * 16; }
-  void start(float* acc, bool accumulate) {
+  static float* at(const TileSums& sums, int p, int r) {
+    return sums.acc + (p * kLinearRows + r) * 16;
+  }
+  void start(const TileSums& sums) {
     NANO_VLLM_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       NANO_VLLM_UNROLL
-      for (int r = 0; r < kRows; ++r) v[p][r] = accumulate ? load(at(acc, p, r)) : zero();
+      for (int r = 0; r < kRows; ++r) v[p][r] = sums.first ? zero() : load(at(sums, p, r));
     }
   }
-  void finish(float* acc) const {
+  void finish(const TileSums& sums) const {
     NANO_VLLM_UNROLL
     for (int p = 0; p < kPanels; ++p) {
+      const V bias = sums.bias ? load(sums.bias + p * 16) : zero();
       NANO_VLLM_UNROLL
-      for (int r = 0; r < kRows; ++r) store(at(acc, p, r), v[p][r]);
+      for (int r = 0; r < kRows; ++r) {
+        const V sum = v[p][r];
+        if (!sums.out)
+          store(at(sums, p, r), sum);
+        else
+          store(sums.out + r * sums.out_stride + p * 16, sums.bias ? add(sum, bias) : sum);
+      }
     }
   }
 };
 
 // x [steps][kRows], w [kPanels][kFloatSteps][16].
 template <int kRows, int kPanels>
-NANO_VLLM_NOINLINE void tile_floats(const float* x, const float* w, int64_t steps, float* acc,
-                                    bool accumulate) {
+NANO_VLLM_NOINLINE void tile_floats(const float* x, const float* w, int64_t steps,
+                                    const TileSums& sums) {
   Tile<kRows, kPanels> a;
-  a.start(acc, accumulate);
+  a.start(sums);
   for (int64_t k = 0; k < steps; ++k) {
     V wk[kPanels];
     NANO_VLLM_UNROLL
@@ -186,16 +203,16 @@ NANO_VLLM_NOINLINE void tile_floats(const float* x, const float* w, int64_t step
       for (int p = 0; p < kPanels; ++p) a.v[p][r] = fma(wk[p], xk, a.v[p][r]);
     }
   }
-  a.finish(acc);
+  a.finish(sums);
 }
 
 // x [steps / 2][kRows] pairs, w [steps / 2][16] pairs, straight from the panels, which are
 // w_distance bytes apart.
 template <int kRows, int kPanels>
 NANO_VLLM_NOINLINE void tile_pairs(const uint32_t* x, const uint8_t* w, int64_t w_distance,
-                                   int64_t steps, float* acc, bool accumulate) {
+                                   int64_t steps, const TileSums& sums) {
   Tile<kRows, kPanels> a;
-  a.start(acc, accumulate);
+  a.start(sums);
   for (int64_t pair = 0; pair < (steps + 1) / 2; ++pair) {
     U wk[kPanels];
     NANO_VLLM_UNROLL
@@ -207,7 +224,7 @@ NANO_VLLM_NOINLINE void tile_pairs(const uint32_t* x, const uint8_t* w, int64_t 
       for (int p = 0; p < kPanels; ++p) a.v[p][r] = dot_pairs(a.v[p][r], wk[p], xk);
     }
   }
-  a.finish(acc);
+  a.finish(sums);
 }
 
 // A panel's groups of 32 steps as a tile takes them: unpacked ones, or records of 8 bits, which
@@ -266,7 +283,7 @@ inline void byte_products(const int8_t* x, const uint8_t* w, int64_t w_distance,
 // pass one after the other: sums of both would not fit the registers.
 template <int kRows, int kPanels, bool kDirect, bool kNarrow, int kCentre, int kHalves, int kPlanes>
 NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const uint8_t* w, int64_t w_distance,
-                                   int64_t steps, float* acc, bool accumulate) {
+                                   int64_t steps, const TileSums& sums) {
   constexpr LinearMode kMode = kPlanes == 2 ? LinearMode::kWords : LinearMode::kBytes;
   constexpr int kFours = kQuantGroup / 4 / kHalves;
   constexpr bool kCentred = kCentre > 0;
@@ -274,9 +291,9 @@ NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const uint8_t* w, int64_t w_
   using At = Tile<kRows, kPanels>;
   Tile<kRows, kPanels> total;
   if constexpr (kTotalsInRegisters) {
-    total.start(acc, accumulate);
-  } else if (!accumulate) {
-    for (int r = 0; r < kRows; ++r) store(acc + r * 16, zero());
+    total.start(sums);
+  } else if (sums.first) {
+    for (int r = 0; r < kRows; ++r) store(At::at(sums, 0, r), zero());
   }
   for (int64_t k = 0; k < steps; k += kQuantGroup, w += Source::kBytes) {
     const float* floats = reinterpret_cast<const float*>(x + kRows * kQuantGroup * kPlanes);
@@ -326,15 +343,20 @@ NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const uint8_t* w, int64_t w_
         NANO_VLLM_UNROLL
         for (int r = 0; r < kRows; ++r) {
           V& t = total.v[p][r];
-          if constexpr (!kTotalsInRegisters) t = load(At::at(acc, p, r));
+          if constexpr (!kTotalsInRegisters) t = load(At::at(sums, p, r));
           t = add_group<kCentred>(sum[p][r], scale, min, floats[r], x_sums[r], t);
-          if constexpr (!kTotalsInRegisters) store(At::at(acc, p, r), t);
+          if constexpr (!kTotalsInRegisters) store(At::at(sums, p, r), t);
         }
       }
     }
     x += kRows * activation_group_bytes(kMode);
   }
-  if constexpr (kTotalsInRegisters) total.finish(acc);
+  if constexpr (kTotalsInRegisters) {
+    total.finish(sums);
+  } else if (sums.out) {
+    total.start({sums.acc, false});
+    total.finish(sums);
+  }
 }
 
 }  // namespace
