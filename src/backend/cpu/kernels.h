@@ -42,10 +42,11 @@ struct LinearArgs {
   int64_t out_stride;
 };
 
-// Rows of one linear call are taken some 120 at a time against 256 steps of K of 8 panels: x and
-// the accumulators stay in the second-level cache, an unpacked panel in the first.
+// Rows of one linear call are taken up to 240 at a time against 256 steps of K of 8 panels: x and
+// the sums (240 and 120 KiB) stay in a second-level cache of 512 KiB, an unpacked panel in the
+// first.
 static constexpr int kLinearSteps = 256;
-static constexpr int kLinearRows = 120;
+static constexpr int kLinearRows = 240;
 static constexpr int kLinearPanels = 8;
 static constexpr int64_t kLinearScratch =
     (kLinearSteps + kLinearPanels * kLinearRows) * kPanelColumns;  // floats

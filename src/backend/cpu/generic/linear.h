@@ -159,11 +159,12 @@ void linear_kind(const LinearArgs& a, int64_t first, int64_t last, float* scratc
     return;
   }
   constexpr int kMost = tile_rows<kMode>();
-  constexpr int64_t kBlock = kLinearRows / kMost;  // tiles taken together
   const int64_t tiles = tile_count(a.rows, kMost);
+  const int64_t blocks = tile_count(tiles, kLinearRows / kMost);  // of tiles taken together
   float* acc = scratch + kLinearSteps * 16;
-  for (int64_t first_tile = 0; first_tile < tiles; first_tile += kBlock) {
-    const int64_t last_tile = first_tile + kBlock < tiles ? first_tile + kBlock : tiles;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t first_tile = tile_start(block, blocks, tiles);
+    const int64_t last_tile = tile_start(block + 1, blocks, tiles);
     const int64_t row = tile_start(first_tile, tiles, a.rows);
     const int64_t rows = tile_start(last_tile, tiles, a.rows) - row;
     for (int64_t p0 = first; p0 < last; p0 += kLinearPanels) {
