@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "model/memory_plan.h"
 #include "model/model_runner.h"
 #include "nanovllm/error.h"
 
@@ -57,9 +58,10 @@ class Engine : public Source {
          int64_t window, int threads) {
     EngineConfig config = engine_config(model, weights, kv, window, threads);
     const auto checkpoint = Checkpoint::open(model);
-    const MemoryPlan plan = plan_memory(*checkpoint, &config);
+    auto backend = make_cpu_backend(threads);
+    const MemoryPlan plan = plan_memory(*checkpoint, *backend, &config);
     vocab_size_ = checkpoint->config().vocab_size;
-    runner_ = std::make_unique<ModelRunner>(*checkpoint, config, plan);
+    runner_ = std::make_unique<ModelRunner>(std::move(backend), *checkpoint, config, plan);
     batch_.block_size = static_cast<int32_t>(config.block_size);
     batch_.block_table_stride =
         static_cast<int32_t>((window + config.block_size - 1) / config.block_size);

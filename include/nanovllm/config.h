@@ -28,17 +28,19 @@ struct EngineConfig {
                                                 // the engine sees it)
   int64_t max_model_len =
       0;  // tokens, prompt plus output; 0: the model's own limit, or what the KV cache holds
-  int64_t max_num_seqs = 64;             // sequences that run at once
-  int64_t max_num_batched_tokens = 512;  // token budget of one step
-  int64_t block_size = 16;               // tokens a KV block holds
-  int64_t kv_cache_memory_bytes = 0;     // 0: just what max_num_seqs can use, at most 1 GiB
-  std::string kv_cache_dtype = "auto";   // auto | float32 | bfloat16 | int8; auto is bfloat16
+  int64_t max_num_seqs = 0;            // sequences that run at once; 0: 64, on a GPU 256
+  int64_t max_num_batched_tokens = 0;  // token budget of one step; 0: 512, on a GPU 8192
+  bool short_steps = false;            // 0 is 128 on a CPU, where others wait for the step's end
+  int64_t block_size = 16;             // tokens a KV block holds
+  // 0: just what max_num_seqs can use, at most 1 GiB; on a GPU, what gpu_memory_utilization leaves.
+  int64_t kv_cache_memory_bytes = 0;
+  std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8; auto is bfloat16
   std::string dtype = "auto";  // auto | float32 | bfloat16: how unquantized weights are kept
   std::string quantization =
       "none";  // none | int8 | int4: of weights that are not quantized, at load
   int64_t tensor_parallel_size = 1;
-  std::string device = "auto";  // auto | cpu | cuda
-  double gpu_memory_utilization = 0.9;
+  std::string device = "auto";          // auto | cpu | cuda
+  double gpu_memory_utilization = 0.9;  // share of what this process can get, not of the GPU
   bool enforce_eager = false;
   // On a device that samples itself: the next step is scheduled and enqueued before the tokens of
   // this one are known. They are the same either way.

@@ -6,7 +6,7 @@
 //   puts(out.outputs[0].text.c_str());
 //
 // Thread-safety: one thread at a time, but any thread at any time may call compile(), the
-// tokenizer's functions, info(), memory_plan() and generation_defaults(). Callbacks run inside
+// tokenizer's functions, config(), info(), memory_plan() and generation_defaults(). Callbacks run inside
 // step(); they may call add_request() and cancel(). Every error a user can cause is a
 // nanovllm::Error.
 #pragma once
@@ -41,17 +41,24 @@ struct RequestOptions {
 struct StepTrace;
 using StreamCallback = std::function<void(const StreamEvent&)>;
 
-// Byte counts printed before anything runs; peak of the process = about their sum. Of each rank where
-// there are several: the largest one's.
+// Byte counts printed before anything runs; peak of the process, or of what it holds on a GPU =
+// about their sum. Of each rank where there are several: the largest one's.
 struct MemoryPlan {
   int64_t weights_bytes = 0, kv_cache_bytes = 0, activation_bytes = 0;
+  int64_t reserved_bytes = 0;  // what else a GPU's backend takes: staging, workspace, CUDA graphs
+  int64_t free_bytes = 0;      // on the GPU, for this process, before it took any; 0: no GPU
   int64_t num_kv_blocks = 0, block_size = 0, kv_bytes_per_token = 0, max_model_len = 0;
   int64_t num_ranks = 1;
+
+  int64_t total_bytes() const {
+    return weights_bytes + kv_cache_bytes + activation_bytes + reserved_bytes;
+  }
 };
 
 struct ModelInfo {
   std::string name, architecture, weight_dtype, kv_cache_dtype,
       backend;  // e.g. "llama", "Q4_1", "bfloat16", "cpu (avx2, 2 threads)"
+  std::string backend_note;  // why --device auto is not the GPU of this machine; mostly empty
   int64_t num_parameters = 0, num_layers = 0, hidden_size = 0, num_heads = 0, num_kv_heads = 0,
           head_dim = 0;
   int64_t vocab_size = 0, max_position_embeddings = 0;
@@ -125,6 +132,7 @@ class LLM {
                                   std::string_view options_json = "{}") const;
   const std::string& chat_template() const;  // its text; empty if the model has none
 
+  const EngineConfig& config() const;  // with what the flags left to the model and the device
   const ModelInfo& info() const;
   const MemoryPlan& memory_plan() const;
   const GenerationDefaults& generation_defaults() const;

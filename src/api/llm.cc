@@ -8,6 +8,7 @@
 
 #include "api/load.h"
 #include "api/step_recorder.h"
+#include "backend/make_backend.h"
 #include "engine/llm_engine.h"
 #include "model/agreement.h"
 #include "model/ranks.h"
@@ -53,6 +54,10 @@ ModelInfo describe(const Checkpoint& checkpoint, const ModelConfig& c, const Eng
   return info;
 }
 
+std::string backend_name(const Backend& backend, int64_t ranks) {
+  return ranks == 1 ? backend.name() : std::to_string(ranks) + " ranks of " + backend.name();
+}
+
 }  // namespace
 
 OpenModel open_model(const EngineConfig& config, int64_t ranks_here) {
@@ -60,8 +65,11 @@ OpenModel open_model(const EngineConfig& config, int64_t ranks_here) {
   m.config = config;
   m.config.validate();
   m.config.threads = threads_of_rank(config.threads, ranks_here);
+  BackendChoice choice = make_backend(m.config);
+  m.backend = std::move(choice.backend);
+  m.config.device = choice.device;
   m.checkpoint = Checkpoint::open(config.model);
-  m.plan = plan_memory(*m.checkpoint, &m.config);
+  m.plan = plan_memory(*m.checkpoint, *m.backend, &m.config);
   m.tokenizer = m.checkpoint->gguf() ? Tokenizer::from_gguf(*m.checkpoint->gguf())
                                      : Tokenizer::from_folder(config.model);
   m.model = m.checkpoint->config();
@@ -73,14 +81,12 @@ OpenModel open_model(const EngineConfig& config, int64_t ranks_here) {
       m.model.eos_token_ids.push_back(*eos);
   std::erase_if(m.model.eos_token_ids, [&](int32_t id) { return id >= m.model.vocab_size; });
   m.info = describe(*m.checkpoint, m.model, m.config, m.tokenizer.get());
+  m.info.backend = backend_name(*m.backend, m.config.tensor_parallel_size);
+  m.info.backend_note = choice.note;
   return m;
 }
 
 namespace {
-
-std::string backend_name(const Backend& backend, int64_t ranks) {
-  return ranks == 1 ? backend.name() : std::to_string(ranks) + " ranks of " + backend.name();
-}
 
 // All ranks open the same model, or an Error is thrown on all; then they load it.
 OpenModel open_on_all(const EngineConfig& config, Communicator& ranks) {
@@ -94,10 +100,11 @@ OpenModel open_on_all(const EngineConfig& config, Communicator& ranks) {
   return m;
 }
 
-std::unique_ptr<ModelRunner> load_on_all(const OpenModel& m, Communicator& ranks) {
+std::unique_ptr<ModelRunner> load_on_all(OpenModel& m, Communicator& ranks) {
   std::unique_ptr<ModelRunner> runner;
   agree(ranks, [&] {
-    runner = std::make_unique<ModelRunner>(*m.checkpoint, m.config, m.plan, ranks);
+    runner =
+        std::make_unique<ModelRunner>(std::move(m.backend), *m.checkpoint, m.config, m.plan, ranks);
     return std::string();
   });
   return runner;
@@ -108,8 +115,6 @@ std::unique_ptr<ModelRunner> load_on_all(const OpenModel& m, Communicator& ranks
 ModelInspection inspect_model(const EngineConfig& config) {
   const OpenModel m = open_model(config, config.tensor_parallel_size);
   ModelInspection result{.info = m.info, .plan = m.plan};
-  result.info.backend = backend_name(*make_cpu_backend(static_cast<int>(m.config.threads)),
-                                     m.config.tensor_parallel_size);
   for (const TensorView& t : m.checkpoint->all_tensors()) {
     result.tensors.push_back(
         {t.name, dtype_name(t.dtype), t.shape, static_cast<int64_t>(t.data.size())});
@@ -127,7 +132,6 @@ struct LLM::Impl {
         engine(model.config, model.plan, model.model, *runner, model.tokenizer.get()) {
     model.checkpoint.reset();  // the weights are packed; the files are not needed any more
     model.plan.weights_bytes = runner->weight_bytes();
-    model.info.backend = backend_name(runner->backend(), ranks.communicator().size());
     if (model.tokenizer)
       grammar_compiler = std::make_unique<GrammarCompiler>(
           *model.tokenizer, model.model.vocab_size, model.model.eos_token_ids,
@@ -270,6 +274,7 @@ const std::string& LLM::chat_template() const {
   return impl_->model.tokenizer ? impl_->model.tokenizer->chat_template() : kNone;
 }
 
+const EngineConfig& LLM::config() const { return impl_->model.config; }
 const ModelInfo& LLM::info() const { return impl_->model.info; }
 const MemoryPlan& LLM::memory_plan() const { return impl_->model.plan; }
 const GenerationDefaults& LLM::generation_defaults() const {

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "model/checkpoint.h"
+#include "model/memory_plan.h"
 #include "model/model_runner.h"
 #include "nanovllm/llm.h"
 #include "tokenizer/tokenizer.h"
@@ -13,6 +14,7 @@ namespace nanovllm {
 
 struct OpenModel {
   EngineConfig config;  // resolved
+  std::unique_ptr<Backend> backend;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Tokenizer> tokenizer;  // null: token ids only
   ModelConfig model;                     // with the tokenizer's EOS added

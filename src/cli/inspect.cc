@@ -54,7 +54,9 @@ std::string json_report(const ModelInspection& m) {
                         {{"weights_bytes", p.weights_bytes},
                          {"kv_cache_bytes", p.kv_cache_bytes},
                          {"activation_bytes", p.activation_bytes},
-                         {"total_bytes", p.weights_bytes + p.kv_cache_bytes + p.activation_bytes},
+                         {"reserved_bytes", p.reserved_bytes},
+                         {"total_bytes", p.total_bytes()},
+                         {"gpu_free_bytes", p.free_bytes},
                          {"num_kv_blocks", p.num_kv_blocks},
                          {"block_size", p.block_size},
                          {"kv_bytes_per_token", p.kv_bytes_per_token},
@@ -94,13 +96,16 @@ std::string text_report(const ModelInspection& m) {
   for (const auto& [type, sum] : by_type)
     line("", fmt::format("{:<6} {} in {} tensors", type, format_bytes(sum.second), sum.first));
   line("backend", i.backend);
-  line("memory", fmt::format("{} in all", format_bytes(p.weights_bytes + p.kv_cache_bytes +
-                                                       p.activation_bytes)));
+  if (!i.backend_note.empty()) line("", "no GPU: " + i.backend_note);
+  line("memory",
+       format_bytes(p.total_bytes()) + " in all" +
+           (p.free_bytes ? ", of " + format_bytes(p.free_bytes) + " free on the GPU" : ""));
   line("  weights", format_bytes(p.weights_bytes));
   line("  KV cache", fmt::format("{}: {} blocks of {} tokens, {} a token, {}",
                                  format_bytes(p.kv_cache_bytes), p.num_kv_blocks, p.block_size,
                                  format_bytes(p.kv_bytes_per_token), i.kv_cache_dtype));
   line("  activations", format_bytes(p.activation_bytes));
+  if (p.reserved_bytes) line("  workspace", format_bytes(p.reserved_bytes));
   out += "\n";
   for (const TensorInfo& t : m.tensors)
     out += fmt::format("{:<{}}  {:<5} {:>10}  {}\n", t.name, width, t.dtype, format_bytes(t.bytes),

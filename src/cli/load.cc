@@ -20,6 +20,8 @@ LLM load_model(EngineConfig config, bool quiet) {
   LLM llm(config);
   if (!quiet) {
     fmt::print(stderr, "{}\n", describe(llm.info()));
+    if (!llm.info().backend_note.empty())
+      fmt::print(stderr, "no GPU: {}\n", llm.info().backend_note);
     fmt::print(stderr, "memory: {}\n", describe(llm.memory_plan()));
   }
   return llm;
@@ -62,10 +64,15 @@ std::string describe(const ModelInfo& info) {
 }
 
 std::string describe(const MemoryPlan& plan) {
-  return fmt::format("weights {}, KV cache {} ({} blocks of {} tokens, context {}), activations {}",
-                     format_bytes(plan.weights_bytes), format_bytes(plan.kv_cache_bytes),
-                     plan.num_kv_blocks, plan.block_size, plan.max_model_len,
-                     format_bytes(plan.activation_bytes));
+  std::string text = fmt::format(
+      "weights {}, KV cache {} ({} blocks of {} tokens, context {}), activations {}",
+      format_bytes(plan.weights_bytes), format_bytes(plan.kv_cache_bytes), plan.num_kv_blocks,
+      plan.block_size, plan.max_model_len, format_bytes(plan.activation_bytes));
+  if (plan.free_bytes)
+    text += fmt::format(", workspace {}; {} of the {} that are free on the GPU",
+                        format_bytes(plan.reserved_bytes), format_bytes(plan.total_bytes()),
+                        format_bytes(plan.free_bytes));
+  return text;
 }
 
 std::string describe_drafts(const EngineStats& stats) {

@@ -51,7 +51,7 @@ class Batch {
 
   void run(LLM& llm) {
     started_ = seconds_since_start();
-    const auto limit = static_cast<size_t>(4 * options_.config.max_num_seqs);
+    const auto limit = static_cast<size_t>(4 * llm.config().max_num_seqs);
     bool more = true;
     while (!Interrupt::signal()) {
       while (more && in_flight_ < limit && !Interrupt::signal()) {

@@ -110,9 +110,7 @@ int run_serve(ServeOptions options) {
   const bool keys = load_keys(options);
   // Among several keys nobody should wait long for another's step; on a processor 128 tokens a step
   // compute as many a second as 512.
-  if (options.config.max_num_batched_tokens == 0)
-    options.config.max_num_batched_tokens =
-        admission_options.keys.keys().size() > 1 ? 128 : EngineConfig().max_num_batched_tokens;
+  options.config.short_steps = admission_options.keys.keys().size() > 1;
   if (!options.access_log.empty())
     admission_options.access_log = std::make_shared<AccessLog>(options.access_log);
   if (!keys && !is_loopback(options.http.host) && !options.allow_unauthenticated)
@@ -154,14 +152,14 @@ int run_serve(ServeOptions options) {
   });
   admission_options.model_name = api_options.model_names[0];
   admission_options.version = NANO_VLLM_VERSION;
-  admission_options.slots = options.config.max_num_seqs;
-  admission_options.step_tokens = options.config.max_num_batched_tokens;
+  admission_options.slots = llm.config().max_num_seqs;
+  admission_options.step_tokens = llm.config().max_num_batched_tokens;
   admission_options.max_model_len = llm.memory_plan().max_model_len;
   admission = std::make_unique<Admission>(admission_options, engine);
   api = std::make_unique<ApiServer>(llm, engine, *admission, api_options);
   add_web_page(*api, llm, dialog_defaults(options.config.model, llm), api_options.model_names[0],
                api_options.version);
-  EngineView::Options view_options{.model = api_options.model_names[0], .config = options.config};
+  EngineView::Options view_options{.model = api_options.model_names[0], .config = llm.config()};
   if (!options.trace.empty())
     view_options.observer = [&trace](const StepTrace& step) { trace.add(step); };
   EngineView view(*api, engine, std::move(view_options));
@@ -203,7 +201,6 @@ int run_serve(ServeOptions options) {
 
 Action define_serve(Flags& flags) {
   auto o = std::make_shared<ServeOptions>();
-  o->config.max_num_batched_tokens = 0;  // unless the user says otherwise, run_serve() decides
   http::Limits& limits = o->http.limits;
   add_model_flags(flags, &o->config);
   flags.text("--host", "ADDRESS", "where to listen (default: 127.0.0.1)", &o->http.host);

@@ -67,15 +67,16 @@ void add_engine_flags(Flags& flags, EngineConfig* config) {
                 "tokens of prompt and answer together; 0: the model's limit, or what the KV cache "
                 "holds (default: 0)",
                 &config->max_model_len, 0);
-  flags.integer("--max-num-seqs", "sequences that run at once (default: 64)", &config->max_num_seqs,
-                1);
-  flags.integer("--max-num-batched-tokens", "token budget of one step (default: 512)",
+  flags.integer("--max-num-seqs", "sequences that run at once (default: 64, on a GPU 256)",
+                &config->max_num_seqs, 1);
+  flags.integer("--max-num-batched-tokens",
+                "token budget of one step (default: 512, on a GPU 8192)",
                 &config->max_num_batched_tokens, 1);
   flags.integer("--block-size", "tokens a KV cache block holds (default: 16)", &config->block_size,
                 1);
   flags.value("--kv-cache-memory-bytes", "SIZE",
               "memory of the KV cache, as 2GiB or 512MiB; 0: what --max-num-seqs can use, at most "
-              "1GiB (default: 0)",
+              "1GiB, or what --gpu-memory-utilization leaves (default: 0)",
               [config](const std::string& flag, const std::string& value) {
                 config->kv_cache_memory_bytes = parse_memory_bytes(flag, value);
               });
@@ -90,10 +91,20 @@ void add_engine_flags(Flags& flags, EngineConfig* config) {
   flags.integer("--tensor-parallel-size",
                 "ranks that hold a slice of the weights each and work together (default: 1)",
                 &config->tensor_parallel_size);
-  flags.text("--device", "DEVICE", "auto, cpu or cuda (default: auto)", &config->device);
-  flags.number("--gpu-memory-utilization", "share of a GPU's memory to use (default: 0.9)",
+  flags.text("--device", "DEVICE",
+             "auto, cpu or cuda; auto is cuda where there is a GPU and its plugin (default: auto)",
+             &config->device);
+  flags.number("--gpu-memory-utilization",
+               "share to use of the GPU's memory that is free for this process (default: 0.9)",
                &config->gpu_memory_utilization);
   flags.toggle("--enforce-eager", "no CUDA graphs", &config->enforce_eager);
+  flags.toggle(
+      "--async-scheduling",
+      "on a GPU, schedule and enqueue a step before the tokens of the one before are known "
+      "(the default)",
+      &config->async_scheduling, true);
+  flags.toggle("--no-async-scheduling", "one step after the other; the tokens are the same",
+               &config->async_scheduling, false);
   flags.integer("--threads",
                 "CPU threads, of all ranks on this machine together; 0: one for each physical core "
                 "this process may use (default: 0)",

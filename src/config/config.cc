@@ -30,8 +30,8 @@ void check_choice(const char* flag, const std::string& value,
 void EngineConfig::validate() const {
   constexpr int64_t kMaxTokens = int64_t{1} << 28;
   check_range("--max-model-len", max_model_len, 0, kMaxTokens);
-  check_range("--max-num-seqs", max_num_seqs, 1, 65536);
-  check_range("--max-num-batched-tokens", max_num_batched_tokens, 1, 1 << 20);
+  check_range("--max-num-seqs", max_num_seqs, 0, 65536);
+  check_range("--max-num-batched-tokens", max_num_batched_tokens, 0, 1 << 20);
   check_range("--block-size", block_size, 1, 65536);
   check_range("--kv-cache-memory-bytes", kv_cache_memory_bytes, 0, int64_t{1} << 46);
   check_range("--tensor-parallel-size", tensor_parallel_size, 1, 1024);

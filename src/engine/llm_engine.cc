@@ -268,6 +268,7 @@ void LLMEngine::read() {
   auto has_share = [](const Sequence* seq) { return seq != nullptr; };
   if (step_hook_ && std::ranges::any_of(step.scheduled, has_share, &ScheduledSequence::seq))
     step_hook_(step.batch, step.scheduled, seconds_told_);
+  lap(&stats_.seconds.postprocess);
   seconds_told_ = stats_.seconds;
   forgotten_.clear();  // none of them has a share in a later step
 }

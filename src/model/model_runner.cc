@@ -3,106 +3,36 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "backend/cpu/processors.h"
 #include "model/batch_message.h"
+#include "model/memory_plan.h"
 #include "nanovllm/error.h"
 
 namespace nanovllm {
 namespace {
 
-KVCacheShape kv_shape(const ModelConfig& model, const Shard& shard, const EngineConfig& config,
-                      int64_t num_blocks) {
-  return {model.num_layers,      num_blocks,     config.block_size,
-          shard.kv_heads.size(), model.head_dim, kv_type(config)};
+// So many sequences of one token each, all in the same slot: what they leave in the cache is
+// written anew before anybody reads it.
+Batch first_decodes(int32_t seqs, int64_t block_size) {
+  Batch batch;
+  batch.block_size = static_cast<int32_t>(block_size);
+  batch.block_table_stride = 1;
+  for (auto* zeros : {&batch.token_ids, &batch.positions, &batch.slot_mapping, &batch.block_tables})
+    zeros->assign(seqs, 0);
+  batch.context_lens.assign(seqs, 1);
+  for (int32_t i = 0; i <= seqs; ++i) batch.query_start.push_back(i);
+  for (int32_t i = 0; i < seqs; ++i) batch.logits_rows.push_back(i);
+  return batch;
 }
-
-// Floats of a row of logits on rank 0: all of them, and beside them its own part.
-int64_t logits_columns(const ModelConfig& model, const std::vector<Shard>& shards) {
-  return model.vocab_size + (shards.size() > 1 ? shards[0].vocab.size() : 0);
-}
-
-constexpr int64_t kDefaultKVBytes = int64_t{1} << 30;
 
 }  // namespace
 
-WeightType weight_type(const EngineConfig& config) {
-  if (config.quantization == "int8") return WeightType::kInt8;
-  if (config.quantization == "int4") return WeightType::kInt4;
-  if (config.dtype == "float32") return WeightType::kFloat32;
-  if (config.dtype == "bfloat16") return WeightType::kBFloat16;
-  return WeightType::kAsStored;
-}
+ModelRunner::ModelRunner(std::unique_ptr<Backend> backend, Checkpoint& checkpoint,
+                         const EngineConfig& config, const MemoryPlan& plan)
+    : ModelRunner(std::move(backend), checkpoint, config, plan, single_) {}
 
-KVType kv_type(const EngineConfig& config) {
-  if (config.kv_cache_dtype == "float32") return KVType::kFloat32;
-  if (config.kv_cache_dtype == "int8") return KVType::kInt8;
-  return KVType::kBFloat16;
-}
-
-MemoryPlan plan_memory(Checkpoint& checkpoint, EngineConfig* config) {
-  config->validate();
-  if (config->device == "cuda")
-    throw InvalidArgument("--device",
-                          "is cuda, but this build has no CUDA backend; allowed are auto and cpu");
-  const ModelConfig& model = checkpoint.config();
-  const std::vector<Shard> shards =
-      make_shards(model, cut_blocks(checkpoint), config->tensor_parallel_size);
-  const Shard& shard = shards[0];
-  if (config->threads == 0) config->threads = available_processors().default_threads();
-  const int64_t limit = model.max_position_embeddings, block_size = config->block_size;
-  if (config->max_model_len > limit)
-    throw InvalidArgument("--max-model-len", "is " + std::to_string(config->max_model_len) +
-                                                 ", but the model allows at most " +
-                                                 std::to_string(limit));
-  const auto backend = make_cpu_backend(1);
-  auto blocks_for = [&](int64_t tokens) { return (tokens + block_size - 1) / block_size; };
-  const int64_t block_bytes = backend->kv_cache_bytes(kv_shape(model, shard, *config, 1));
-
-  MemoryPlan plan;
-  const int64_t longest = config->max_model_len ? config->max_model_len : limit;
-  const int64_t useful_blocks = blocks_for(longest) * config->max_num_seqs;
-  const int64_t budget =
-      config->kv_cache_memory_bytes
-          ? config->kv_cache_memory_bytes
-          : std::max(kDefaultKVBytes,
-                     config->max_model_len ? blocks_for(longest) * block_bytes : 0);
-  plan.num_kv_blocks =
-      std::min({useful_blocks, budget / block_bytes, int64_t{INT32_MAX} / block_size});
-  if (plan.num_kv_blocks < 1)
-    throw InvalidArgument("--kv-cache-memory-bytes",
-                          "is " + std::to_string(budget) + ", but one block of " +
-                              std::to_string(block_size) + " tokens takes " +
-                              std::to_string(block_bytes));
-  const int64_t capacity = plan.num_kv_blocks * block_size;
-  if (config->max_model_len > capacity)
-    throw InvalidArgument("--max-model-len", "is " + std::to_string(config->max_model_len) +
-                                                 ", but the KV cache holds " +
-                                                 std::to_string(capacity) +
-                                                 " tokens; raise --kv-cache-memory-bytes");
-  if (config->max_model_len == 0) config->max_model_len = std::min(limit, capacity);
-
-  plan.block_size = block_size;
-  plan.max_model_len = config->max_model_len;
-  plan.kv_bytes_per_token = block_bytes / block_size;
-  plan.num_ranks = config->tensor_parallel_size;
-  plan.kv_cache_bytes =
-      backend->kv_cache_bytes(kv_shape(model, shard, *config, plan.num_kv_blocks));
-  plan.weights_bytes =
-      Transformer::planned_weight_bytes(checkpoint, *backend, shard, weight_type(*config));
-  plan.activation_bytes =
-      static_cast<int64_t>(sizeof(float)) *
-      (Transformer::planned_activation_floats(model, shard, config->max_num_batched_tokens,
-                                              config->max_model_len) +
-       backend->max_logits_rows() * logits_columns(model, shards));
-  return plan;
-}
-
-ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, const MemoryPlan& plan)
-    : ModelRunner(checkpoint, config, plan, single_) {}
-
-ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, const MemoryPlan& plan,
-                         Communicator& ranks)
-    : backend_(make_cpu_backend(static_cast<int>(config.threads))),
+ModelRunner::ModelRunner(std::unique_ptr<Backend> backend, Checkpoint& checkpoint,
+                         const EngineConfig& config, const MemoryPlan& plan, Communicator& ranks)
+    : backend_(std::move(backend)),
       ranks_(&backend_->connect(ranks)),
       shards_(make_shards(checkpoint.config(), cut_blocks(checkpoint), ranks.size())),
       vocab_size_(checkpoint.config().vocab_size) {
@@ -116,6 +46,11 @@ ModelRunner::ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, con
   rows_.reserve(config.max_num_batched_tokens);
   logits_part_ =
       ranks.size() == 1 ? logits_ : backend_->allocate(max_logits_rows() * shard.vocab.size());
+  const StepLimits limits = step_limits(checkpoint.config(), config, config.max_model_len);
+  backend_->reserve(limits);
+  for (const int32_t seqs : backend_->recorded_sizes())
+    if (seqs <= limits.max_seqs) forward(first_decodes(seqs, config.block_size), nullptr);
+  rows_.clear();
 }
 
 ModelRunner::~ModelRunner() {

@@ -21,10 +21,12 @@ namespace nanovllm {
 class ModelRunner {
  public:
   // Loads this rank's weights and allocates everything. config must be resolved by plan_memory()
-  // first; ranks, as many as config says, outlive this. Without them the engine is one rank.
-  ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, const MemoryPlan& plan,
-              Communicator& ranks);
-  ModelRunner(Checkpoint& checkpoint, const EngineConfig& config, const MemoryPlan& plan);
+  // first, with the same backend; ranks, as many as config says, outlive this. Without them the
+  // engine is one rank.
+  ModelRunner(std::unique_ptr<Backend> backend, Checkpoint& checkpoint, const EngineConfig& config,
+              const MemoryPlan& plan, Communicator& ranks);
+  ModelRunner(std::unique_ptr<Backend> backend, Checkpoint& checkpoint, const EngineConfig& config,
+              const MemoryPlan& plan);
   ~ModelRunner();  // rank 0's ends the others' serve()
 
   // One forward pass, on all ranks. False: *give_up (may be null) was set, and the pass ended
@@ -65,13 +67,5 @@ class ModelRunner {
   size_t next_row_ = 0;
   std::vector<std::byte> message_;
 };
-
-// Fills in what the flags leave to the model (max_model_len, threads) and works out where the
-// memory goes: of rank 0, whose shard is the largest. Throws InvalidArgument naming the flag if
-// they do not fit together. Reads no tensor data. All ranks make the same plan.
-MemoryPlan plan_memory(Checkpoint& checkpoint, EngineConfig* config);
-
-WeightType weight_type(const EngineConfig& config);
-KVType kv_type(const EngineConfig& config);
 
 }  // namespace nanovllm

@@ -6,7 +6,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <tuple>
 
+#include "fake_device/fake_device.h"
 #include "nanovllm/inspect.h"
 #include "nanovllm/llm.h"
 
@@ -41,10 +43,15 @@ Prompt ids(std::vector<int32_t> token_ids) { return {.token_ids = std::move(toke
 
 #ifdef COUNTS_ALLOCATIONS
 TEST(Engine, SteadyDecodeStepsAllocateNothing) {
-  // Without and with a tokenizer, without and with drafts.
-  for (const auto& [model, drafts] :
-       {std::pair("llama-gqa", 0), {"llama-chat", 0}, {"llama-gqa", 1}, {"llama-chat", 1}}) {
+  // Without and with a tokenizer, without and with drafts, and with a device whose steps overlap.
+  const FakeDevice fake;
+  for (const auto& [model, drafts, device] : {std::tuple("llama-gqa", 0, "cpu"),
+                                              {"llama-chat", 0, "cpu"},
+                                              {"llama-gqa", 1, "cpu"},
+                                              {"llama-chat", 1, "cpu"},
+                                              {"llama-gqa", 0, "cuda"}}) {
     EngineConfig config = config_for(model);
+    config.device = device;
     if (drafts) config.speculative_config = {"ngram", drafts, 2, 1};
     LLM llm(config);
     for (int i = 0; i < 5; ++i)

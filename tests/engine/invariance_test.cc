@@ -1,9 +1,10 @@
 // Batch invariance, bitwise: a request's tokens and logprobs are the same alone or in company,
 // whatever the block size, the token budget, the cache, the memory, the threads and the order,
-// whoever is cancelled meanwhile, whichever step is given up half-way, and whatever speculative
-// decoding guesses. The reference is each
-// request alone in a roomy engine; each trial then runs all of them under random conditions and
-// compares bit for bit, proving the scheduler's and the cache's invariants after every step.
+// whoever is cancelled meanwhile, whichever step is given up half-way, whatever speculative
+// decoding guesses, and whether the host draws the tokens or a device does, in steps that follow
+// each other or overlap. The reference is each request alone in a roomy engine; each trial then
+// runs all of them under random conditions and compares bit for bit, proving the scheduler's and
+// the cache's invariants after every step.
 
 #include <gtest/gtest.h>
 
@@ -12,7 +13,9 @@
 #include <bit>
 #include <random>
 #include <thread>
+#include <tuple>
 
+#include "fake_device/fake_device.h"
 #include "nanovllm/llm.h"
 
 namespace nanovllm {
@@ -64,6 +67,8 @@ std::vector<TestRequest> make_requests(std::mt19937& rng, int64_t vocab_size, in
     if (pick(rng, 0, 2) == 0)
       p.stop_token_ids = {static_cast<int32_t>(pick(rng, 0, vocab_size - 1))};
     if (has_tokenizer && pick(rng, 0, 2) == 0) p.stop = {"e", "the"};
+    if (has_tokenizer && pick(rng, 0, 3) == 0)
+      p.structured_outputs.regex = pick(rng, 0, 1) ? "[a-h ]{2,9}" : "(yes|no|maybe)( [a-z]{1,3})*";
     if (p.temperature > 0 && pick(rng, 0, 3) == 0) p.n = pick(rng, 2, 4);
     r.options.priority = static_cast<int>(pick(rng, 0, 2));
     if (pick(rng, 0, 3) == 0) r.options.cache_salt = "salt";
@@ -96,18 +101,22 @@ void expect_same(const RequestOutput& a, const RequestOutput& b) {
   }
 }
 
-class InvarianceTest : public testing::TestWithParam<const char*> {};
+enum class Draws { kHost, kDevice, kDeviceOverlapping };
+constexpr const char* kDrawsNames[] = {"Host", "Device", "DeviceOverlapping"};
+
+class InvarianceTest : public testing::TestWithParam<std::tuple<const char*, Draws>> {};
 
 TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
+  const auto [model, draws] = GetParam();
   std::mt19937 rng(20240521);
-  EngineConfig config{
-      .model = model_path(GetParam()), .kv_cache_memory_bytes = 16 << 20, .threads = 1};
+  EngineConfig config{.model = model_path(model), .kv_cache_memory_bytes = 16 << 20, .threads = 1};
   LLM alone(config);
   const auto requests = make_requests(rng, alone.info().vocab_size, 24, alone.info().has_tokenizer);
   std::vector<RequestOutput> reference;
   for (const TestRequest& r : requests)
     reference.push_back(alone.generate({&r.prompt, 1}, {&r.params, 1})[0]);
 
+  const FakeDevice device;
   const int64_t bytes_per_token = alone.memory_plan().kv_bytes_per_token;
   int64_t preemptions = 0, cached = 0, drafted = 0, accepted = 0, dropped = 0;
   std::atomic<bool> give_up = false;
@@ -124,7 +133,10 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
     c.max_num_seqs = pick(rng, 1, 24);
     c.enable_prefix_caching = pick(rng, 0, 1);
     c.threads = pick(rng, 1, 2);
-    if (pick(rng, 0, 2)) {
+    c.device = draws == Draws::kHost ? "cpu" : "cuda";
+    c.async_scheduling = draws == Draws::kDeviceOverlapping;
+    // Who guesses does not overlap.
+    if (c.async_scheduling ? pick(rng, 0, 3) == 0 : pick(rng, 0, 2) > 0) {
       const int64_t lookup_max = pick(rng, 1, 4);
       c.speculative_config = {"ngram", pick(rng, 1, 7), lookup_max, pick(rng, 1, lookup_max)};
     }
@@ -135,10 +147,10 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
     c.kv_cache_memory_bytes = blocks * c.block_size * bytes_per_token;
     c.max_model_len = std::min<int64_t>(160, blocks * c.block_size);
     SCOPED_TRACE(testing::Message()
-                 << GetParam() << " trial " << trial << ": block_size " << c.block_size
-                 << " budget " << c.max_num_batched_tokens << " seqs " << c.max_num_seqs
-                 << " blocks " << blocks << " caching " << c.enable_prefix_caching << " threads "
-                 << c.threads << " drafts " << c.speculative_config.num_speculative_tokens);
+                 << model << " trial " << trial << ": block_size " << c.block_size << " budget "
+                 << c.max_num_batched_tokens << " seqs " << c.max_num_seqs << " blocks " << blocks
+                 << " caching " << c.enable_prefix_caching << " threads " << c.threads << " drafts "
+                 << c.speculative_config.num_speculative_tokens);
     LLM llm(c);
     std::vector<size_t> order(requests.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -202,17 +214,22 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(cached, 0);
   EXPECT_GT(dropped, 0);
-  EXPECT_GT(accepted, 30);
-  EXPECT_GT(drafted - accepted, 30);
+  EXPECT_GT(accepted, draws == Draws::kDeviceOverlapping ? 0 : 30);
+  EXPECT_GT(drafted - accepted, draws == Draws::kDeviceOverlapping ? 0 : 30);
+  EXPECT_EQ(device->steps > 0, draws != Draws::kHost);
+  EXPECT_EQ(device->overlapped > 1000, draws == Draws::kDeviceOverlapping) << device->overlapped;
+  EXPECT_EQ(device->pending_ids > 1000, draws == Draws::kDeviceOverlapping) << device->pending_ids;
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, InvarianceTest,
-                         testing::Values("llama-gqa", "qwen3", "mistral", "llama-chat"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::erase(name, '-');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Models, InvarianceTest,
+    testing::Combine(testing::Values("llama-gqa", "qwen3", "mistral", "llama-chat"),
+                     testing::Values(Draws::kHost, Draws::kDevice, Draws::kDeviceOverlapping)),
+    [](const auto& info) {
+      std::string name = std::get<0>(info.param);
+      std::erase(name, '-');
+      return name + kDrawsNames[static_cast<int>(std::get<1>(info.param))];
+    });
 
 }  // namespace
 }  // namespace nanovllm

@@ -101,6 +101,7 @@ TEST(Scheduler, WrongDraftsChangeNothingForAnybody) {
 TEST(Scheduler, DraftsComeAfterPromptChunks) {
   EngineConfig config;
   config.block_size = 4;
+  config.max_num_seqs = 64;
   config.max_num_batched_tokens = 10;
   BlockManager blocks(100, 4, true);
   Scheduler scheduler(config, blocks);
@@ -142,8 +143,7 @@ TEST(Scheduler, DraftsComeAfterPromptChunks) {
 // in common with the others does not wait.
 TEST(Scheduler, ACommonBeginningIsComputedOnce) {
   for (const bool caching : {true, false}) {
-    EngineConfig config;
-    config.max_num_batched_tokens = 20;
+    EngineConfig config{.max_num_seqs = 64, .max_num_batched_tokens = 20};
     BlockManager blocks(100, 4, caching);
     Scheduler scheduler(config, blocks);
     std::vector<std::unique_ptr<Request>> requests;
@@ -261,7 +261,7 @@ TEST(Scheduler, WhoGoesLastGivesItsSlotToASmallerPriority) {
 }
 
 TEST(Scheduler, WhoGoesLastGivesItsBlocksToASmallerPriority) {
-  Load load({.max_num_batched_tokens = 100, .block_size = 4}, 10);
+  Load load({.max_num_seqs = 64, .max_num_batched_tokens = 100, .block_size = 4}, 10);
   load.add(1, 12, 10);
   load.add(1, 12, 10);
   load.step();

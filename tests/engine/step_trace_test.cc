@@ -10,6 +10,8 @@
 #include <map>
 #include <stdexcept>
 
+#include "fake_device/fake_device.h"
+
 namespace nanovllm {
 namespace {
 
@@ -57,8 +59,22 @@ void expect_consistent(const StepTrace& t) {
   EXPECT_GT(p.model, 0);
 }
 
-TEST(StepTrace, TellsChunksDecodesAndTheEnd) {
-  LLM llm(tiny_config(16));
+// Of steps that follow each other, and of those of a device, which overlap: what is told of a step
+// is then told while the next one is under way.
+class StepTraceOn : public testing::TestWithParam<const char*> {
+ protected:
+  EngineConfig config(int64_t budget = 512) {
+    EngineConfig c = tiny_config(budget);
+    c.device = GetParam();
+    return c;
+  }
+  const FakeDevice device_;
+};
+INSTANTIATE_TEST_SUITE_P(Devices, StepTraceOn, testing::Values("cpu", "cuda"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(StepTraceOn, TellsChunksDecodesAndTheEnd) {
+  LLM llm(config(16));
   std::vector<StepTrace> traces;
   const auto begin = std::chrono::steady_clock::now();
   llm.set_step_observer([&](const StepTrace& t) {
@@ -100,8 +116,8 @@ TEST(StepTrace, TellsChunksDecodesAndTheEnd) {
   EXPECT_EQ(std::ranges::count(traces[4].blocks, true, &StepTraceBlock::is_cached), 2);
 }
 
-TEST(StepTrace, ShowsSharedBlocksAndCachedTokens) {
-  LLM llm(tiny_config());
+TEST_P(StepTraceOn, ShowsSharedBlocksAndCachedTokens) {
+  LLM llm(config());
   StepTrace last;
   std::map<uint64_t, int64_t> cached;
   llm.set_step_observer([&](const StepTrace& t) {
@@ -149,12 +165,12 @@ TEST(StepTrace, CountsDraftsAsTheEngineDoes) {
   EXPECT_EQ(tokens, 60 + 61 + 62 + 63 - 4);  // each prompt gave the first
 }
 
-TEST(StepTrace, ShowsPreemptionAndRecomputation) {
-  EngineConfig config = tiny_config();
-  config.max_model_len = 64;
-  config.max_num_seqs = 4;
-  config.kv_cache_memory_bytes = 10 * 16 * LLM(config).memory_plan().kv_bytes_per_token;
-  LLM llm(config);
+TEST_P(StepTraceOn, ShowsPreemptionAndRecomputation) {
+  EngineConfig c = config();
+  c.max_model_len = 64;
+  c.max_num_seqs = 4;
+  c.kv_cache_memory_bytes = 10 * 16 * LLM(c).memory_plan().kv_bytes_per_token;
+  LLM llm(c);
   ASSERT_LT(llm.memory_plan().num_kv_blocks, 16);
   bool was_preempted = false, was_recomputed = false;
   llm.set_step_observer([&](const StepTrace& t) {
@@ -172,9 +188,9 @@ TEST(StepTrace, ShowsPreemptionAndRecomputation) {
   EXPECT_TRUE(was_recomputed);
 }
 
-TEST(StepTrace, WatchingChangesNothingAndAThrowingObserverIsDropped) {
-  auto answers = [](StepObserver observer) {
-    LLM llm(tiny_config(32));
+TEST_P(StepTraceOn, WatchingChangesNothingAndAThrowingObserverIsDropped) {
+  auto answers = [this](StepObserver observer) {
+    LLM llm(config(32));
     llm.set_step_observer(std::move(observer));
     std::vector<Prompt> prompts;
     for (int i = 0; i < 6; ++i) prompts.push_back({.token_ids = numbers(20 + i, i)});

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "model/agreement.h"
+#include "model/memory_plan.h"
 #include "model/model_runner.h"
 #include "model/ranks.h"
 
@@ -30,17 +31,20 @@ TEST_P(Golden, LogprobsOfTransformers) {
   config.max_model_len = 320;
   config.max_num_seqs = 1;
   config.threads = 2;
+  config.device = "cpu";
   Ranks ranks(config);
+  auto backend = make_cpu_backend(num_ranks == 1 ? 2 : 1);
   std::unique_ptr<Checkpoint> checkpoint;
   MemoryPlan plan;
   std::unique_ptr<ModelRunner> runner;
   agree(ranks.communicator(), [&] {
     checkpoint = Checkpoint::open(config.model);
-    plan = plan_memory(*checkpoint, &config);
+    plan = plan_memory(*checkpoint, *backend, &config);
     return fingerprint(*checkpoint, config, plan);
   });
   agree(ranks.communicator(), [&] {
-    runner = std::make_unique<ModelRunner>(*checkpoint, config, plan, ranks.communicator());
+    runner = std::make_unique<ModelRunner>(std::move(backend), *checkpoint, config, plan,
+                                           ranks.communicator());
     return std::string();
   });
   int compared = 0;
