@@ -9,15 +9,15 @@ namespace nanovllm {
 
 class RandomStream {
  public:
-  RandomStream(uint64_t seed, int index, int64_t position)
+  constexpr RandomStream(uint64_t seed, int index, int64_t position)
       : state_(
             mix(mix(mix(seed) + static_cast<uint64_t>(index)) + static_cast<uint64_t>(position))) {}
 
-  double next() { return static_cast<double>(mix(state_ += kStep) >> 11) * 0x1p-53; }  // [0, 1)
+  constexpr double next() { return static_cast<double>(mix(state_ += kStep) >> 11) * 0x1p-53; }  // [0, 1)
 
  private:
   static constexpr uint64_t kStep = 0x9e3779b97f4a7c15;
-  static uint64_t mix(uint64_t x) {
+  static constexpr uint64_t mix(uint64_t x) {
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
     x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
     return x ^ (x >> 31);

@@ -8,13 +8,14 @@
 namespace nanovllm::cuda {
 namespace {
 
-// The parts in the order in which they lie, each at a multiple of 16 bytes. The block tables are
-// last because their size changes with the longest sequence.
+// The parts in the order in which they lie, each at a multiple of 16 bytes. The block tables' size
+// may change while the numbers of tokens and sequences stay, so what a recorded pass reads lies
+// before their end.
 struct Layout {
   int64_t stride, token_ids, positions, slots, query_start, context_lens, block_tables, logits_rows,
-      end;
+      params, end;
 
-  Layout(int64_t tokens, int64_t seqs, int64_t rows, int64_t table_entries) {
+  Layout(int64_t tokens, int64_t seqs, int64_t table_entries, int64_t rows, int64_t param_rows) {
     int64_t at = 0;
     const auto take = [&](int64_t n) {
       const int64_t first = at;
@@ -29,28 +30,30 @@ struct Layout {
     context_lens = take(seqs);
     block_tables = take(table_entries);
     logits_rows = take(rows);
+    params = take(param_rows * static_cast<int64_t>(sizeof(RowParams) / 4));
     end = at;
   }
 };
 
 }  // namespace
 
-BatchBuffers::BatchBuffers(int64_t max_tokens, int64_t max_seqs, int64_t max_blocks_per_seq)
-    : max_tokens_(max_tokens),
-      max_seqs_(max_seqs),
-      capacity_(bytes(max_tokens, max_seqs, max_blocks_per_seq) / 4),
-      device_(capacity_ * 4) {
+BatchBuffers::BatchBuffers(const StepLimits& limits)
+    : limits_(limits), capacity_(bytes(limits) / 4), device_(capacity_ * 4) {
   for (PinnedBuffer& half : host_) half = PinnedBuffer(capacity_ * 4);
 }
 
-int64_t BatchBuffers::bytes(int64_t max_tokens, int64_t max_seqs, int64_t max_blocks_per_seq) {
-  return Layout(max_tokens, max_seqs, max_tokens, max_seqs * max_blocks_per_seq).end * 4;
+int64_t BatchBuffers::bytes(const StepLimits& l) {
+  const Layout largest(l.max_tokens, l.max_seqs, l.max_seqs * l.max_blocks, l.max_tokens,
+                       l.max_tokens);
+  return largest.end * 4;
 }
 
-DeviceBatch BatchBuffers::upload(const Batch& batch, const Stream& stream) {
-  const Layout at(batch.num_tokens(), batch.num_seqs(), std::ssize(batch.logits_rows),
-                  std::ssize(batch.block_tables));
-  if (batch.num_tokens() > max_tokens_ || batch.num_seqs() > max_seqs_ || at.end > capacity_)
+DeviceBatch BatchBuffers::upload(const Batch& batch, std::span<const RowParams> params,
+                                 const RowParams** device_params, const Stream& stream) {
+  const Layout at(batch.num_tokens(), batch.num_seqs(), std::ssize(batch.block_tables),
+                  std::ssize(batch.logits_rows), std::ssize(params));
+  if (batch.num_tokens() > limits_.max_tokens || batch.num_seqs() > limits_.max_seqs ||
+      at.end > capacity_)
     throw Error("batch", "has " + std::to_string(batch.num_tokens()) + " tokens of " +
                              std::to_string(batch.num_seqs()) +
                              " sequences, more than the backend was made for");
@@ -64,8 +67,10 @@ DeviceBatch BatchBuffers::upload(const Batch& batch, const Stream& stream) {
   std::ranges::copy(batch.slot_mapping, host + at.slots);
   std::ranges::copy(batch.query_start, host + at.query_start);
   std::ranges::copy(batch.context_lens, host + at.context_lens);
-  std::ranges::copy(batch.logits_rows, host + at.logits_rows);
   std::ranges::copy(batch.block_tables, host + at.block_tables);
+  std::ranges::copy(batch.logits_rows, host + at.logits_rows);
+  std::ranges::copy(params, reinterpret_cast<RowParams*>(host + at.params));
+  *device_params = reinterpret_cast<const RowParams*>(device + at.params);
   check(cudaMemcpyAsync(device, host, static_cast<size_t>(at.end) * 4, cudaMemcpyHostToDevice,
                         stream.get()),
         "cudaMemcpyAsync");
@@ -82,9 +87,9 @@ DeviceBatch BatchBuffers::upload(const Batch& batch, const Stream& stream) {
   result.slots = device + at.slots;
   result.query_start = device + at.query_start;
   result.context_lens = device + at.context_lens;
-  result.logits_rows = device + at.logits_rows;
   result.block_tables = device + at.block_tables;
   result.table_stride = device + at.stride;
+  result.logits_rows = device + at.logits_rows;
   return result;
 }
 

@@ -137,7 +137,7 @@ void CudaBackend::upload(std::span<const float> values, float* out) {
 }
 
 CudaBackend::Reserved::Reserved(const StepLimits& limits, bool use_graphs)
-    : batch(limits.max_tokens, limits.max_seqs, limits.max_blocks),
+    : batch(limits),
       graphs(use_graphs, limits.max_seqs),
       logits(kLogitsRows * limits.vocab_size * 4),
       logits_floats(kLogitsRows * limits.vocab_size) {}
@@ -147,11 +147,19 @@ void CudaBackend::reserve(const StepLimits& limits) {
   uploader_.finish();
   reserved_.reset();
   reserved_.emplace(limits, !options_.enforce_eager);
+  link_.tokens = DeviceBuffer(limits.max_tokens * 4, true);
+  limits_ = limits;
 }
 
 int64_t CudaBackend::reserved_bytes(const StepLimits& limits) const {
-  return Matmul::kWorkspaceBytes +
-         BatchBuffers::bytes(limits.max_tokens, limits.max_seqs, limits.max_blocks);
+  return Matmul::kWorkspaceBytes + BatchBuffers::bytes(limits) + limits.max_tokens * 4 +
+         CudaSampler::bytes(limits, kLogitsRows);
+}
+
+std::unique_ptr<StepSampler> CudaBackend::make_sampler() {
+  make_current();
+  reserved();
+  return std::make_unique<CudaSampler>(limits_, kLogitsRows, stream_, link_);
 }
 
 std::vector<int32_t> CudaBackend::recorded_sizes() const {
@@ -167,7 +175,7 @@ bool CudaBackend::run(const Batch& batch, const std::function<bool(const Batch&)
   make_current();
   Reserved& r = reserved();
   const Batch& padded = r.graphs.pad(batch);
-  device_batch_ = r.batch.upload(padded, stream_);
+  device_batch_ = r.batch.upload(padded, link_.params, &link_.device_params, stream_);
   logits_rows_ = batch.logits_rows;
   batch_ = &padded;
   const bool complete = r.graphs.run(padded, stream_, [&] { return forward(padded); });
@@ -180,7 +188,7 @@ void CudaBackend::embed(const Weight& table, int64_t first_id, std::span<const i
   if (!batch_ || ids.data() != batch_->token_ids.data())
     throw Error("embed", "takes the tokens of the batch under way");
   cuda::embed(element_, data(table), first_id, table.out_features, device_batch_.token_ids,
-              std::ssize(ids), table.in_features, out, stream_.get());
+              link_.tokens.as<int32_t>(), std::ssize(ids), table.in_features, out, stream_.get());
 }
 
 void CudaBackend::rms_norm(const float* x, const float* weight, float eps, int64_t rows,

@@ -18,6 +18,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/batch_buffers.h"
+#include "backend/cuda/cuda_sampler.h"
 #include "backend/cuda/graphs.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/matmul.h"
@@ -45,6 +46,7 @@ class CudaBackend : public Backend {
   void reserve(const StepLimits& limits) override;
   int64_t reserved_bytes(const StepLimits& limits) const override;
   int64_t max_logits_rows() const override { return kLogitsRows; }
+  std::unique_ptr<StepSampler> make_sampler() override;
   std::vector<int32_t> recorded_sizes() const override;
 
   bool run(const Batch& batch, const std::function<bool(const Batch&)>& forward) override;
@@ -95,6 +97,8 @@ class CudaBackend : public Backend {
   Uploader uploader_{stream_};
   std::optional<Matmul> matmul_;
   std::optional<Reserved> reserved_;
+  StepLimits limits_;
+  SamplerLink link_;
   std::vector<DeviceBuffer> allocations_;
   KVCacheShape kv_shape_;
   DeviceBuffer kv_cache_, decode_parts_, decode_ended_;

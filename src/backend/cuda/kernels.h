@@ -13,9 +13,10 @@ constexpr int64_t element_bytes(Element e) { return e == Element::kFloat32 ? 4 :
 
 // ---- rows.cu
 // out[t, :] = table[ids[t] - first_id, :], or zeros where the table, [table_rows, dim] of `type`,
-// has no such row; out is float32.
+// has no such row; out is float32. An id of -1 - r is that of drawn[r].
 void embed(Element type, const void* table, int64_t first_id, int64_t table_rows,
-           const int32_t* ids, int64_t rows, int64_t dim, float* out, cudaStream_t stream);
+           const int32_t* ids, const int32_t* drawn, int64_t rows, int64_t dim, float* out,
+           cudaStream_t stream);
 // in += x unless x is null, then out = in / sqrt(mean(in^2) + eps) * weight. x and out are of
 // `type`, and may be the same memory; in and weight are float32.
 void add_rms_norm(Element type, float* in, const void* x, const float* weight, float eps,

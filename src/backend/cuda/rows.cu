@@ -23,12 +23,14 @@ __device__ __forceinline__ Place place(int blocks_per_row) {
 
 template <typename T, int V>
 __global__ void embed_kernel(const T* table, int64_t first_id, int64_t table_rows,
-                             const int32_t* ids, int blocks_per_row, int dim, float* out) {
+                             const int32_t* ids, const int32_t* drawn, int blocks_per_row, int dim,
+                             float* out) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const auto [row, column] = place<V>(blocks_per_row);
   if (column >= dim) return;
-  const int64_t id = ids[row] - first_id;
+  const int32_t named = ids[row];
+  const int64_t id = (named < 0 ? drawn[-1 - named] : named) - first_id;
   Vector<float, V> y = {};
   if (id >= 0 && id < table_rows) {
     const auto x = load<V>(table + id * dim + column);
@@ -131,14 +133,15 @@ unsigned blocks_per_row(int64_t dim, int width) { return ceil_div(dim, width * k
 }  // namespace
 
 void embed(Element type, const void* table, int64_t first_id, int64_t table_rows,
-           const int32_t* ids, int64_t rows, int64_t dim, float* out, cudaStream_t stream) {
+           const int32_t* ids, const int32_t* drawn, int64_t rows, int64_t dim, float* out,
+           cudaStream_t stream) {
   if (rows == 0) return;
   with_type(type, [&](auto t) {
     using T = decltype(t);
     with_width<4>(dim, [&](auto width) {
       const unsigned blocks = blocks_per_row(dim, width);
       launch(embed_kernel<T, width>, static_cast<unsigned>(rows) * blocks, kThreads, 0, stream,
-             static_cast<const T*>(table), first_id, table_rows, ids, blocks, dim, out);
+             static_cast<const T*>(table), first_id, table_rows, ids, drawn, blocks, dim, out);
     });
   });
 }
