@@ -137,10 +137,7 @@ void CudaBackend::upload(std::span<const float> values, float* out) {
 }
 
 CudaBackend::Reserved::Reserved(const StepLimits& limits, bool use_graphs)
-    : batch(limits),
-      graphs(use_graphs, limits.max_seqs),
-      logits(kLogitsRows * limits.vocab_size * 4),
-      logits_floats(kLogitsRows * limits.vocab_size) {}
+    : batch(limits), graphs(use_graphs, std::min(limits.max_seqs, limits.max_tokens)) {}
 
 void CudaBackend::reserve(const StepLimits& limits) {
   make_current();
@@ -219,9 +216,11 @@ void CudaBackend::logits(const Weight& head, const float* x, int64_t rows, float
 
 std::span<float> CudaBackend::to_host(float* logits, int64_t n) {
   make_current();
-  Reserved& r = reserved();
-  if (n > r.logits_floats) throw Error("to_host", "was asked for more than max_logits_rows()");
-  auto* const host = r.logits.as<float>();
+  if (n > logits_host_floats_) {
+    logits_host_ = PinnedBuffer(n * 4);
+    logits_host_floats_ = n;
+  }
+  auto* const host = logits_host_.as<float>();
   check(cudaMemcpyAsync(host, logits, static_cast<size_t>(n) * 4, cudaMemcpyDeviceToHost,
                         stream_.get()),
         "cudaMemcpyAsync");

@@ -79,8 +79,6 @@ class CudaBackend : public Backend {
     Reserved(const StepLimits& limits, bool graphs);
     BatchBuffers batch;
     Graphs graphs;
-    PinnedBuffer logits;  // [kLogitsRows, vocab_size]
-    int64_t logits_floats;
   };
   Reserved& reserved();
 
@@ -97,6 +95,9 @@ class CudaBackend : public Backend {
   Uploader uploader_{stream_};
   std::optional<Matmul> matmul_;
   std::optional<Reserved> reserved_;
+  PinnedBuffer
+      logits_host_;  // as large as to_host() was asked for: by few, where there is a sampler
+  int64_t logits_host_floats_ = 0;
   StepLimits limits_;
   SamplerLink link_;
   std::vector<DeviceBuffer> allocations_;

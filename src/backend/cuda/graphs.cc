@@ -53,27 +53,35 @@ const Batch& Graphs::pad(const Batch& batch) {
 
 bool Graphs::run(const Batch& padded, const Stream& stream, const std::function<bool()>& forward) {
   if (!enabled_ || &padded != &padded_) return forward();
-  cudaGraphExec_t& graph = graphs_[padded.num_seqs()];
-  if (!graph) {
-    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
-          "cudaStreamBeginCapture");
-    cudaGraph_t recorded = nullptr;
-    bool complete = false;
-    try {
-      complete = forward();
-    } catch (...) {
-      cudaStreamEndCapture(stream.get(), &recorded);
-      if (recorded) cudaGraphDestroy(recorded);
-      throw;
-    }
-    check(cudaStreamEndCapture(stream.get(), &recorded), "cudaStreamEndCapture");
-    const cudaError_t error = complete ? cudaGraphInstantiate(&graph, recorded, 0) : cudaSuccess;
-    cudaGraphDestroy(recorded);
-    check(error, "cudaGraphInstantiate");
-    if (!complete) return false;
+  if (const auto known = graphs_.find(padded.num_seqs()); known != graphs_.end()) {
+    check(cudaGraphLaunch(known->second, stream.get()), "cudaGraphLaunch");
+    return true;
   }
-  check(cudaGraphLaunch(graph, stream.get()), "cudaGraphLaunch");
+  // The first time it runs as it is, which also loads the kernels: that is not allowed in a
+  // recording.
+  if (!forward()) return false;
+  if (const cudaGraphExec_t graph = record(stream, forward)) graphs_[padded.num_seqs()] = graph;
   return true;
+}
+
+cudaGraphExec_t Graphs::record(const Stream& stream, const std::function<bool()>& forward) {
+  check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
+        "cudaStreamBeginCapture");
+  cudaGraph_t recorded = nullptr;
+  bool complete = false;
+  try {
+    complete = forward();
+  } catch (...) {
+    cudaStreamEndCapture(stream.get(), &recorded);
+    if (recorded) cudaGraphDestroy(recorded);
+    throw;
+  }
+  check(cudaStreamEndCapture(stream.get(), &recorded), "cudaStreamEndCapture");
+  cudaGraphExec_t graph = nullptr;
+  const cudaError_t error = complete ? cudaGraphInstantiate(&graph, recorded, 0) : cudaSuccess;
+  cudaGraphDestroy(recorded);
+  check(error, "cudaGraphInstantiate");
+  return graph;
 }
 
 }  // namespace nanovllm::cuda

@@ -37,11 +37,15 @@ class Graphs {
   // itself. Padded where no graphs are wanted as well, so that the same kernels give the same bits.
   // Valid until the next call.
   const Batch& pad(const Batch& batch);
-  // Runs what `forward` puts into the stream for the batch that pad() gave, by the graph of its
-  // size, which is recorded if there is none yet. False: forward did, and nothing was run.
+  // Runs what `forward` puts into the stream for the batch that pad() gave: by the graph of its
+  // size, if there is one; else by forward itself, which is called a second time to be recorded.
+  // False: forward did not come to its end.
   bool run(const Batch& padded, const Stream& stream, const std::function<bool()>& forward);
 
  private:
+  // Null: forward did not come to its end.
+  cudaGraphExec_t record(const Stream& stream, const std::function<bool()>& forward);
+
   const bool enabled_;
   const int64_t max_size_;
   Batch padded_;

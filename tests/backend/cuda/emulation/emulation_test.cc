@@ -21,6 +21,7 @@ struct InOrder {
 // out[i] = in[threads - 1 - i], by way of shared memory, with a barrier between or not.
 template <bool barrier>
 void reverse_kernel(const int* in, int* out) {
+  cuda::wait_for_previous_kernel();
   int* const shared = cuda::dynamic_shared<int>();
   shared[threadIdx.x] = in[threadIdx.x];
   if constexpr (barrier) __syncthreads();
@@ -68,32 +69,39 @@ std::string error_of(void (*kernel)()) {
 
 TEST(Emulation, RefusesWhatWouldHang) {
   EXPECT_EQ(error_of([] {
+              cuda::wait_for_previous_kernel();
               if (threadIdx.x < 60) __syncthreads();
             }),
             "emulation: __syncthreads is waited at by some threads, and others never come");
   EXPECT_EQ(error_of([] {
+              cuda::wait_for_previous_kernel();
               if (threadIdx.x != 3) __shfl_xor_sync(cuda::kAllLanes, 1, 1);
             }),
             "emulation: __shfl_xor_sync is waited at by some threads, and others never come");
   EXPECT_EQ(error_of([] {
+              cuda::wait_for_previous_kernel();
               if (threadIdx.x % 2)
                 __syncwarp();
               else
                 __ballot_sync(cuda::kAllLanes, 1);
             }),
             "emulation: __syncwarp meets __ballot_sync in the same warp");
-  EXPECT_EQ(error_of([] {}), "");  // and goes on
+  EXPECT_EQ(error_of([] {}), "emulation: a thread did not wait for the kernel before");
+  EXPECT_EQ(error_of([] { cuda::wait_for_previous_kernel(); }), "");  // and goes on
   EXPECT_THROW(run([] {}, 48), std::logic_error);
 }
 
 TEST(Emulation, ShowsCopiesThatAreNotWaitedFor) {
   EXPECT_EQ(error_of([] {
-              cuda::start_copy(cuda::dynamic_shared<cuda::bf16>() + threadIdx.x * 8, nullptr, false);
+              cuda::wait_for_previous_kernel();
+              cuda::start_copy(cuda::dynamic_shared<cuda::bf16>() + threadIdx.x * 8, nullptr,
+                               false);
               cuda::end_copy_group();
             }),
             "emulation: a copy is not waited for");
   // Of two groups, one is waited for.
   EXPECT_EQ(error_of([] {
+              cuda::wait_for_previous_kernel();
               int* const shared = cuda::dynamic_shared<int>();
               for (int i = 0; i < 2; ++i) {
                 if (threadIdx.x == 0) cuda::start_copy(shared + 4 * i, nullptr, false);
@@ -172,7 +180,7 @@ TEST(Emulation, ASteadyStepAllocatesNothingAndLaunchesOneGraph) {
   const emulation::Counters before = counters;
   decode_some(model, 20);
   EXPECT_EQ(counters.allocations - before.allocations, 3);  // a new cache, with what decoding needs
-  EXPECT_EQ(counters.captures, before.captures);
+  EXPECT_EQ(counters.captures, before.captures);            // of sizes that were there before
   EXPECT_EQ(counters.graph_launches - before.graph_launches, 20);
 }
 

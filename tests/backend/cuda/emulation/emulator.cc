@@ -33,6 +33,7 @@ struct Thread {
   Fiber fiber;
   std::deque<Copy> copies;  // started and not done
   int group = 0;            // that new copies belong to
+  bool waited = false;      // for the kernel before
   State state = State::kDone;
   uint3 index = {};
 };
@@ -50,6 +51,7 @@ struct Block {
   std::vector<std::unique_ptr<Warp>> warps;
   int num_threads = 0, arrived = 0;
   int current = -1;  // the thread that runs now
+  bool overlaps = false;
   const std::function<void()>* body = nullptr;
   std::exception_ptr error;
   std::vector<std::max_align_t> shared;
@@ -82,6 +84,9 @@ void thread_main() {
   }
   if (!b.error && !b.thread().copies.empty())
     b.error = std::make_exception_ptr(std::logic_error("emulation: a copy is not waited for"));
+  if (!b.error && b.overlaps && !b.thread().waited)
+    b.error = std::make_exception_ptr(
+        std::logic_error("emulation: a thread did not wait for the kernel before"));
   b.thread().state = State::kDone;
   b.thread().fiber.suspend();
 }
@@ -122,6 +127,7 @@ void run_block(Block& b, dim3 size) {
     t.index = {i % size.x, i / size.x % size.y, i / size.x / size.y};
     t.state = State::kReady;
     t.copies.clear();
+    t.waited = false;
     t.fiber.start(thread_main);
   }
   for (int w = 0; w < warps; ++w) b.warps[w]->arrived = 0;
@@ -151,8 +157,12 @@ void set_order(Order order, uint32_t seed) {
   block().random.seed(seed);
 }
 
-void run_grid(dim3 grid, dim3 size, size_t shared_bytes, const std::function<void()>& thread) {
+void note_wait_for_previous_kernel() { block().thread().waited = true; }
+
+void run_grid(dim3 grid, dim3 size, size_t shared_bytes, bool overlaps,
+              const std::function<void()>& thread) {
   Block& b = block();
+  b.overlaps = overlaps;
   b.num_threads = static_cast<int>(size.x * size.y * size.z);
   if (b.num_threads == 0 || b.num_threads % kLanes != 0 || b.num_threads > 1024)
     fail("a block", "must have 32 to 1024 threads, a multiple of 32");

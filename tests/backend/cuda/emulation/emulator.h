@@ -36,8 +36,9 @@ namespace emulation {
 enum class Order { kForward, kReverse, kShuffled };
 void set_order(Order order, uint32_t seed = 1);
 
-// Calls `thread` once for each thread of the grid.
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread);
+// Calls `thread` once for each thread of the grid. overlaps: with the kernel before it.
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool overlaps,
+              const std::function<void()>& thread);
 
 // ---- for the code of a kernel
 void sync_threads();
@@ -55,6 +56,11 @@ const Slot* exchange(const char* operation, const void* mine, size_t bytes);
 void start_copy(void* to, const void* from, size_t bytes);
 void end_copy_group();
 void wait_for_copies(size_t groups_left);
+
+// The thread has waited for the kernel before its own (griddepcontrol.wait). Each thread of a
+// kernel that may overlap with the one before it must, or that is not known to have ended when it
+// does.
+void note_wait_for_previous_kernel();
 
 [[noreturn]] void fail(const char* what, const char* detail);
 

@@ -155,9 +155,10 @@ cudaError_t launch(const cudaLaunchConfig_t& c, const void* kernel, Work thread)
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 ||
       grid.z > 65535 || c.dynamicSmemBytes > std::max<size_t>(shared, 48 * 1024))
     return cudaErrorInvalidConfiguration;
-  return enqueue(c.stream, [grid, block, bytes = c.dynamicSmemBytes, thread = std::move(thread)] {
+  return enqueue(c.stream, [grid, block, bytes = c.dynamicSmemBytes, overlaps = c.numAttrs > 0,
+                            thread = std::move(thread)] {
     ++counters().launches;
-    run_grid(grid, block, bytes, thread);
+    run_grid(grid, block, bytes, overlaps, thread);
   });
 }
 

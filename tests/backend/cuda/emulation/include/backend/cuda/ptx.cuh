@@ -8,7 +8,7 @@
 namespace nanovllm::cuda {
 
 // Kernels run one after the other.
-inline void wait_for_previous_kernel() {}
+inline void wait_for_previous_kernel() { emulation::note_wait_for_previous_kernel(); }
 inline void let_next_kernel_start() {}
 
 template <typename T>
