@@ -11,7 +11,7 @@
 // a warp at two different operations and a block that is no multiple of 32 threads are errors
 // (std::logic_error).
 //
-// All state belongs to the operating system's thread: each can run kernels of its own.
+// The state of a block belongs to the operating system's thread that runs it.
 #pragma once
 
 #include <cstddef>

@@ -7,7 +7,9 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -18,6 +20,7 @@ struct CUstream_st {
   std::deque<Work> queue;
   uint64_t enqueued = 0, done = 0;
   bool capturing = false, broken = false;
+  std::thread::id capturer;
   std::vector<Work> captured;
 };
 struct CUevent_st {
@@ -54,8 +57,14 @@ struct Device {
 };
 
 Device& device() {
-  static thread_local Device d;
-  return d;
+  static auto* d = new Device;  // lives as long as anybody may free something
+  return *d;
+}
+
+// Every call holds it, so that threads may share the device; kernels of one run while others wait.
+std::recursive_mutex& lock() {
+  static auto* m = new std::recursive_mutex;
+  return *m;
 }
 
 // While one lives, the device's memory can be touched.
@@ -98,14 +107,15 @@ void drain_all() {
   for (auto& s : device().streams) drain(*s, s->enqueued);
 }
 
-bool any_capture() {
-  return std::ranges::any_of(device().streams, [](const auto& s) { return s->capturing; });
-}
-
-// A call that a capture does not survive.
+// A call that a capture by the same thread does not survive.
 cudaError_t refuse_in_capture() {
-  for (auto& s : device().streams) s->broken |= s->capturing;
-  return any_capture() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+  cudaError_t error = cudaSuccess;
+  for (auto& s : device().streams) {
+    if (!s->capturing || s->capturer != std::this_thread::get_id()) continue;
+    s->broken = true;
+    error = cudaErrorStreamCaptureUnsupported;
+  }
+  return error;
 }
 
 cudaError_t copy_now(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
@@ -124,6 +134,7 @@ cudaError_t copy_now(void* to, const void* from, size_t bytes, cudaMemcpyKind ki
 Counters& counters() { return device().counters; }
 
 void protect_device_memory(bool on) {
+  const std::lock_guard guard(lock());
   Device& d = device();
   d.protect = true;
   const Open open;  // sets it one way now and the other when it ends
@@ -131,12 +142,14 @@ void protect_device_memory(bool on) {
 }
 
 cudaError_t allow_shared_memory(const void* kernel, int bytes) {
+  const std::lock_guard guard(lock());
   if (bytes > 227 * 1024) return cudaErrorInvalidValue;  // compute capability 9.0
   device().shared_limits[kernel] = bytes;
   return cudaSuccess;
 }
 
 cudaError_t enqueue(cudaStream_t stream, Work work) {
+  const std::lock_guard guard(lock());
   if (stream == nullptr) fail("the default stream", "is not for the backend");
   if (stream->capturing) {
     stream->captured.push_back(std::move(work));
@@ -148,6 +161,7 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
 }
 
 cudaError_t launch(const cudaLaunchConfig_t& c, const void* kernel, Work thread) {
+  const std::lock_guard guard(lock());
   const auto& limits = device().shared_limits;
   const auto limit = limits.find(kernel);
   const size_t shared = limit == limits.end() ? 48 * 1024 : static_cast<size_t>(limit->second);
@@ -207,18 +221,21 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  const std::lock_guard guard(emulation::lock());
   *total = size_t{1} << 34;
   *free = *total;
   for (const auto& [first, a] : device().memory) *free -= a.bytes;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
+  const std::lock_guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
   emulation::drain_all();
   return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  const std::lock_guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
   const auto page = static_cast<size_t>(getpagesize());
   const size_t padded =
@@ -240,6 +257,7 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* pointer) {
+  const std::lock_guard guard(emulation::lock());
   if (pointer == nullptr) return cudaSuccess;
   emulation::drain_all();
   const emulation::Open open;
@@ -253,6 +271,7 @@ cudaError_t cudaFree(void* pointer) {
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+  const std::lock_guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
   auto* p = static_cast<char*>(std::aligned_alloc(64, (bytes + 64) / 64 * 64));
   device().pinned[p] = {p, 0, bytes, bytes};
@@ -261,18 +280,21 @@ cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* pointer) {
+  const std::lock_guard guard(emulation::lock());
   emulation::drain_all();
   device().pinned.erase(static_cast<char*>(pointer));
   std::free(pointer);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  const std::lock_guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
   emulation::drain_all();
   return emulation::copy_now(to, from, bytes, kind);
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
+  const std::lock_guard guard(emulation::lock());
   // From and to pageable memory CUDA copies by way of a buffer and waits, which no step should.
   const void* host = kind == cudaMemcpyHostToDevice   ? from
                      : kind == cudaMemcpyDeviceToHost ? to
@@ -285,6 +307,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   });
 }
 cudaError_t cudaMemset(void* to, int value, size_t bytes) {
+  const std::lock_guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
   emulation::drain_all();
   const emulation::Open open;
@@ -293,20 +316,24 @@ cudaError_t cudaMemset(void* to, int value, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  const std::lock_guard guard(emulation::lock());
   if (!emulation::find(device().memory, to, bytes)) emulation::fail("cudaMemsetAsync", "elsewhere");
   return emulation::enqueue(stream, [=] { std::memset(to, value, bytes); });
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const std::lock_guard guard(emulation::lock());
   *stream = device().streams.emplace_back(std::make_unique<CUstream_st>()).get();
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const std::lock_guard guard(emulation::lock());
   emulation::drain(*stream, stream->enqueued);
   std::erase_if(device().streams, [&](const auto& s) { return s.get() == stream; });
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const std::lock_guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
   emulation::drain(*stream, stream->enqueued);
   return cudaSuccess;
@@ -320,23 +347,28 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const std::lock_guard guard(emulation::lock());
   *event = {stream, stream->enqueued};
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const std::lock_guard guard(emulation::lock());
   if (event->stream) emulation::drain(*event->stream, event->at);
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const std::lock_guard guard(emulation::lock());
   if (stream->capturing) return cudaErrorStreamCaptureUnsupported;
   stream->capturing = true;
+  stream->capturer = std::this_thread::get_id();
   stream->broken = false;
   stream->captured.clear();
   ++device().counters.captures;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard guard(emulation::lock());
   stream->capturing = false;
   *graph = nullptr;
   if (stream->broken) return cudaErrorStreamCaptureUnsupported;
@@ -359,6 +391,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  const std::lock_guard guard(emulation::lock());
   emulation::drain_all();
   delete exec;
   return cudaSuccess;
