@@ -5,10 +5,10 @@
 //   for (auto& out : llm.generate({{.text = "Hello"}}, {.max_tokens = 32}))
 //   puts(out.outputs[0].text.c_str());
 //
-// Thread-safety: one thread at a time, but any thread at any time may call compile(), the
-// tokenizer's functions, config(), info(), memory_plan() and generation_defaults(). Callbacks run inside
-// step(); they may call add_request() and cancel(). Every error a user can cause is a
-// nanovllm::Error.
+// Thread-safety: one thread at a time, but any thread at any time may call compile(),
+// check_request(), the tokenizer's functions, config(), info(), memory_plan() and
+// generation_defaults(). Callbacks run inside step(); they may call add_request() and cancel().
+// Every error a user can cause is a nanovllm::Error.
 #pragma once
 
 #include <atomic>
@@ -102,6 +102,8 @@ class LLM {
   // too large for the KV cache, ids outside the vocabulary, parameters out of range.
   uint64_t add_request(const Prompt& prompt, const SamplingParams& params, StreamCallback callback,
                        const RequestOptions& options = {});
+  // Throws what add_request() would, without queueing anything. Any thread.
+  void check_request(const Prompt& prompt, const SamplingParams& params) const;
   // Makes ready what outputs asks for, so that add_request() need not, which may take seconds;
   // nothing to do if it is none. Throws InvalidArgument naming the form that is wrong or takes
   // longer than structured_outputs_timeout.
@@ -141,6 +143,7 @@ class LLM {
       const;  // throws std::logic_error if an invariant of the scheduler or the KV cache is broken
 
  private:
+  std::vector<int32_t> token_ids(const Prompt& prompt, const SamplingParams& params) const;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -160,12 +160,20 @@ LLM::~LLM() = default;
 LLM::LLM(LLM&&) noexcept = default;
 LLM& LLM::operator=(LLM&&) noexcept = default;
 
-uint64_t LLM::add_request(const Prompt& prompt, const SamplingParams& params,
-                          StreamCallback callback, const RequestOptions& options) {
-  std::vector<int32_t> ids = prompt.token_ids;
-  if (ids.empty() && !prompt.text.empty()) ids = encode(prompt.text, prompt.add_special_tokens);
+std::vector<int32_t> LLM::token_ids(const Prompt& prompt, const SamplingParams& params) const {
   if (!params.stop.empty() && !impl_->model.tokenizer)
     throw InvalidArgument("stop", "needs a tokenizer, which this model does not have");
+  if (!prompt.token_ids.empty() || prompt.text.empty()) return prompt.token_ids;
+  return encode(prompt.text, prompt.add_special_tokens);
+}
+
+void LLM::check_request(const Prompt& prompt, const SamplingParams& params) const {
+  impl_->engine.check_request(token_ids(prompt, params), params);
+}
+
+uint64_t LLM::add_request(const Prompt& prompt, const SamplingParams& params,
+                          StreamCallback callback, const RequestOptions& options) {
+  std::vector<int32_t> ids = token_ids(prompt, params);
   SamplingParams ready = params;
   compile(&ready.structured_outputs);
   return impl_->engine.add_request(std::move(ids), std::move(ready), std::move(callback), options);

@@ -136,6 +136,9 @@ int run_serve(ServeOptions options) {
 
   std::unique_ptr<Admission> admission;  // outlives the requests in the LLM
   std::unique_ptr<ApiServer> api;
+  options.http.on_refusal = [&](const http::Request& request, const auto& responder) {
+    admission->identify(request, responder);  // counted and logged as any other
+  };
   // Before the model, for an address in use should not cost a minute.
   http::Server server(options.http, [&](http::Request request, http::ResponderPtr responder) {
     api->handle(std::move(request), std::move(responder));
@@ -159,7 +162,9 @@ int run_serve(ServeOptions options) {
   api = std::make_unique<ApiServer>(llm, engine, *admission, api_options);
   add_web_page(*api, llm, dialog_defaults(options.config.model, llm), api_options.model_names[0],
                api_options.version);
-  EngineView::Options view_options{.model = api_options.model_names[0], .config = llm.config()};
+  EngineView::Options view_options{.model = api_options.model_names[0],
+                                   .config = llm.config(),
+                                   .queue = [&] { return admission->queue(); }};
   if (!options.trace.empty())
     view_options.observer = [&trace](const StepTrace& step) { trace.add(step); };
   EngineView view(*api, engine, std::move(view_options));

@@ -39,8 +39,8 @@ LLMEngine::LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const M
   }
 }
 
-uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams params,
-                                StreamCallback callback, const RequestOptions& options) {
+int64_t LLMEngine::check_request(std::span<const int32_t> prompt,
+                                 const SamplingParams& params) const {
   params.validate(vocab_size_);
   const auto length = static_cast<int64_t>(prompt.size());
   if (prompt.empty()) throw InvalidArgument("prompt", "is empty");
@@ -49,22 +49,31 @@ uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams para
       throw InvalidArgument("prompt", "holds token id " + std::to_string(id) +
                                           ", outside the vocabulary of " +
                                           std::to_string(vocab_size_));
-  if (params.max_tokens < 0) params.max_tokens = std::max<int64_t>(1, max_model_len_ - length);
-  if (length + params.max_tokens > max_model_len_)
+  if (length > max_model_len_)
+    throw InvalidArgument("prompt", "has " + std::to_string(length) +
+                                        " tokens, but the longest sequence is " +
+                                        std::to_string(max_model_len_) + " (max_model_len)");
+  const int64_t max_tokens =
+      params.max_tokens < 0 ? std::max<int64_t>(1, max_model_len_ - length) : params.max_tokens;
+  if (length + max_tokens > max_model_len_)
     throw InvalidArgument("max_tokens",
-                          "is " + std::to_string(params.max_tokens) + " after a prompt of " +
+                          "is " + std::to_string(max_tokens) + " after a prompt of " +
                               std::to_string(length) + " tokens, but the longest sequence is " +
                               std::to_string(max_model_len_) + " tokens (max_model_len)");
   // The last token's keys and values are never needed.
-  const int64_t blocks =
-      block_manager_.blocks_for(length + std::max<int64_t>(params.max_tokens, 1) - 1);
+  const int64_t blocks = block_manager_.blocks_for(length + std::max<int64_t>(max_tokens, 1) - 1);
   if (blocks > block_manager_.num_blocks())
-    throw InvalidArgument("max_tokens", "is " + std::to_string(params.max_tokens) +
-                                            " after a prompt of " + std::to_string(length) +
-                                            " tokens, which needs " + std::to_string(blocks) +
-                                            " KV cache blocks of " +
+    throw InvalidArgument("max_tokens", "is " + std::to_string(max_tokens) + " after a prompt of " +
+                                            std::to_string(length) + " tokens, which needs " +
+                                            std::to_string(blocks) + " KV cache blocks of " +
                                             std::to_string(block_manager_.num_blocks()));
+  return max_tokens;
+}
 
+uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams params,
+                                StreamCallback callback, const RequestOptions& options) {
+  params.max_tokens = check_request(prompt, params);
+  const auto length = static_cast<int64_t>(prompt.size());
   auto request = std::make_unique<Request>();
   request->id = next_request_id_++;
   request->options = options;
@@ -87,7 +96,7 @@ uint64_t LLMEngine::add_request(std::vector<int32_t> prompt, SamplingParams para
     seq->token_ids.reserve(length + std::max<int64_t>(params.max_tokens, 1));
     seq->token_ids = prompt;
     seq->num_prompt_tokens = length;
-    seq->block_table.reserve(blocks);
+    seq->block_table.reserve(block_manager_.blocks_for(length + params.max_tokens));
     if (const auto& grammar = params.structured_outputs.compiled)
       seq->matcher = std::make_unique<GrammarMatcher>(grammar, vocab_size_, params.stop_token_ids,
                                                       params.min_tokens);

@@ -35,7 +35,9 @@ class LLMEngine {
   LLMEngine(const EngineConfig& config, const MemoryPlan& plan, const ModelConfig& model,
             ModelRunner& runner, const Tokenizer* tokenizer);
 
-  // Throws InvalidArgument for what could never run. params.max_tokens -1 means as many as fit.
+  // Throws InvalidArgument for what could never run; any thread. The max_tokens that it will have:
+  // -1 means as many as fit.
+  int64_t check_request(std::span<const int32_t> prompt, const SamplingParams& params) const;
   uint64_t add_request(std::vector<int32_t> prompt, SamplingParams params, StreamCallback callback,
                        const RequestOptions& options);
   void cancel(uint64_t request_id);

@@ -239,7 +239,7 @@ void Admission::leave(Ticket& ticket) {
 }
 
 void Admission::abort_all() {
-  std::unordered_map<uint64_t, std::shared_ptr<ApiCall>> waiting;
+  std::map<uint64_t, std::shared_ptr<ApiCall>> waiting;
   {
     const std::lock_guard lock(mutex_);
     aborting_ = true;
@@ -255,7 +255,7 @@ void Admission::abort_all() {
 }
 
 void Admission::engine_failed() {
-  std::unordered_map<uint64_t, std::shared_ptr<ApiCall>> waiting;
+  std::map<uint64_t, std::shared_ptr<ApiCall>> waiting;
   {
     const std::lock_guard lock(mutex_);
     aborting_ = true;
@@ -275,6 +275,26 @@ bool Admission::post(EngineThread::Task task, bool urgent) {
   const std::lock_guard lock(mutex_);
   if (!engine_) return false;
   return urgent ? engine_->post_urgent(std::move(task)) : engine_->post(std::move(task));
+}
+
+QueueSnapshot Admission::queue() const {
+  const double time = now();
+  QueueSnapshot result;
+  const std::lock_guard lock(mutex_);
+  result.count = std::ssize(waiting_);
+  for (const auto& [id, call] : waiting_) {
+    if (std::ssize(result.first) == kMaxWaitingShown) break;
+    int64_t tokens = 0;
+    for (const Ticket::PromptState& prompt : call->ticket->prompts_) tokens += prompt.length;
+    const CallRecord& record = *call->ticket->record_;
+    result.first.push_back(
+        {.key = options_.keys.required() ? options_.keys.keys()[record.key].name : "",
+         .prompt_tokens = tokens,
+         .completions = std::ssize(call->ticket->prompts_) * record.n,
+         .priority = call->request.options.priority,
+         .seconds = time - record.arrived});
+  }
+  return result;
 }
 
 void Admission::send_metrics(const http::ResponderPtr& responder) {

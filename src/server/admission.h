@@ -10,11 +10,11 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "server/access_log.h"
@@ -23,6 +23,7 @@
 #include "server/fair_queue.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
+#include "server/step_json.h"
 
 namespace nanovllm {
 
@@ -92,6 +93,8 @@ class Admission {
   void engine_failed();  // engine thread: whoever waits for an answer gets an error
   void close();          // the engine is going to be destroyed
 
+  QueueSnapshot queue() const;  // any thread: what waits
+
   // Answers with the metrics, once the engine has told its part.
   void send_metrics(const http::ResponderPtr& responder);
 
@@ -109,11 +112,11 @@ class Admission {
   const AdmissionOptions options_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   Metrics metrics_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   EngineThread* engine_;  // null: closed
   FairQueue queue_;
-  int64_t uncomputed_ = 0;  // prompt tokens of what is in the engine
-  std::unordered_map<uint64_t, std::shared_ptr<ApiCall>> waiting_;
+  int64_t uncomputed_ = 0;                                // prompt tokens of what is in the engine
+  std::map<uint64_t, std::shared_ptr<ApiCall>> waiting_;  // in order of arrival
   std::atomic<uint64_t> next_id_ = 1;
   bool aborting_ = false;
   std::vector<std::weak_ptr<ApiCall>> running_;  // engine thread: what may still run

@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "server/api_reply.h"
+#include "server/embedded_files.h"
 
 namespace nanovllm {
 namespace {
@@ -75,7 +76,8 @@ ApiServer::ApiServer(const LLM& llm, EngineThread& engine, Admission& admission,
     send_json(*responder, 200, {{"version", options_.version}});
   });
   const auto description = [this](const RequestPtr&, const auto& responder) {
-    responder->send(200, {{"Content-Type", "application/json"}}, std::string(description_.text()));
+    responder->send(200, {{"Content-Type", "application/json"}},
+                    std::string(find_embedded_file("openapi.json")->bytes));
   };
   route("GET", "/openapi.json", description, Access::kAnybody);
 }
@@ -197,10 +199,6 @@ void ApiServer::check_model(const std::string& name) const {
 
 void ApiServer::complete(openai::Endpoint endpoint, const ApiHttpRequest& http_request,
                          const Json& body, const http::ResponderPtr& responder) {
-  description_.check_members(endpoint == openai::Endpoint::kChatCompletions
-                                 ? "ChatCompletionRequest"
-                                 : "CompletionRequest",
-                             body);
   openai::ApiRequest request =
       openai::parse_request(endpoint, body, llm_.generation_defaults(), llm_.info().vocab_size);
   if (!request.model.empty()) check_model(request.model);
@@ -231,6 +229,7 @@ void ApiServer::start(openai::ApiRequest request, const std::string& digits, con
                       const http::ResponderPtr& responder) {
   openai::prepare(llm_, request);
   std::vector<Prompt> prompts = openai::request_prompts(llm_, request);
+  openai::check_prompts(llm_, request, prompts);
   openai::ResponseContext context =
       openai::make_context(llm_, request, options_.model_names[0], digits);
   admission_.submit(std::make_shared<ApiCall>(std::move(request), std::move(prompts),

@@ -15,7 +15,6 @@
 
 #include "server/admission.h"
 #include "server/api_call.h"
-#include "server/api_description.h"
 #include "server/engine_thread.h"
 #include "server/http_server.h"
 #include "server/worker_pool.h"
@@ -83,7 +82,6 @@ class ApiServer {
   EngineThread& engine_;
   Admission& admission_;
   const ApiOptions options_;
-  const ApiDescription description_;
   const int64_t started_;  // Unix seconds
   std::vector<Route> routes_;
   std::atomic<size_t> waiting_bytes_{0};  // of bodies in the workers' queue

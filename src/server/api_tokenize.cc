@@ -8,20 +8,15 @@ using openai::Json;
 
 Json ApiServer::tokenize(const Json& body) const {
   const openai::Fields fields(body, "body");
-  if (fields.get("messages") && fields.get("prompt"))
-    throw InvalidArgument("prompt", "cannot go with messages");
-  description_.check_members(
-      fields.get("messages") ? "TokenizeChatRequest" : "TokenizeTextRequest", body);
   if (const auto model = fields.string("model")) check_model(*model);
   if (!llm_.info().has_tokenizer) throw InvalidArgument("model", "has no tokenizer");
   const bool with_strings = fields.boolean("return_token_strs").value_or(false);
   std::vector<int32_t> ids;
   if (fields.get("messages")) {
-    // As a chat request would, so that the count is what that would be billed.
-    Json chat = body;
-    chat.erase("return_token_strs");
-    const openai::ApiRequest request =
-        openai::parse_request(openai::Endpoint::kChatCompletions, chat, llm_.generation_defaults());
+    openai::ApiRequest request;
+    request.endpoint = openai::Endpoint::kChatCompletions;
+    openai::parse_chat_prompt(fields, request);
+    fields.refuse_others();
     ids = openai::request_prompts(llm_, request)[0].token_ids;
   } else {
     const auto prompt = fields.string("prompt");
@@ -43,7 +38,6 @@ Json ApiServer::tokenize(const Json& body) const {
 
 Json ApiServer::detokenize(const Json& body) const {
   const openai::Fields fields(body, "body");
-  description_.check_members("DetokenizeRequest", body);
   if (const auto model = fields.string("model")) check_model(*model);
   if (!llm_.info().has_tokenizer) throw InvalidArgument("model", "has no tokenizer");
   const Json* tokens = fields.array("tokens");

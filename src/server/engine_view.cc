@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "server/api_reply.h"
-#include "server/step_json.h"
 
 namespace nanovllm {
 
@@ -34,6 +33,13 @@ class EngineView::State : public std::enable_shared_from_this<State> {
             {"max_num_batched_tokens", options_.config.max_num_batched_tokens},
             {"max_num_seqs", options_.config.max_num_seqs},
             {"paused", engine_.paused()}};
+  }
+
+  std::string frame(const StepTrace& trace) const {
+    std::string text = step_json(trace);
+    if (!options_.queue) return text;
+    text.back() = ',';
+    return text + "\"queue\":" + queue_json(options_.queue()) + "}";
   }
 
   void add_viewer(LLM& llm, const http::ResponderPtr& responder) {
@@ -83,7 +89,7 @@ class EngineView::State : public std::enable_shared_from_this<State> {
 
  private:
   void tell_step(const StepTrace& trace) {
-    history_.push_back(event("step", step_json(trace)));
+    history_.push_back(event("step", frame(trace)));
     history_bytes_ += history_.back().size();
     for (const auto& viewer : viewers_)
       if (viewer->unsent() < kMaxUnsentBytes) viewer->write(history_.back());
@@ -126,7 +132,7 @@ EngineView::EngineView(ApiServer& server, EngineThread& engine, Options options)
     on_engine(responder, [=](LLM& llm) {
       std::string body = state->facts(llm).dump();
       body.back() = ',';
-      body += "\"frame\":" + step_json(llm.snapshot()) + "}";
+      body += "\"frame\":" + state->frame(llm.snapshot()) + "}";
       responder->send(200, {{"Content-Type", "application/json"}, {"Cache-Control", "no-store"}},
                       body);
     });

@@ -11,11 +11,13 @@
 // thread and post tasks.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "nanovllm/step_trace.h"
 #include "server/api_server.h"
+#include "server/step_json.h"
 
 namespace nanovllm {
 
@@ -24,7 +26,8 @@ class EngineView {
   struct Options {
     std::string model;  // its name
     EngineConfig config;
-    StepObserver observer;  // told of every step too, watched or not; may be null
+    StepObserver observer;                 // told of every step too, watched or not; may be null
+    std::function<QueueSnapshot()> queue;  // what waits outside the engine; may be null
   };
   // Adds the routes to the server. The engine may be stopped before this goes; both outlive the
   // server's last request.

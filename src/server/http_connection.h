@@ -184,7 +184,7 @@ class Connection final : public ConnectionBase,
 
     parser_ = std::make_unique<Parser>();
     parser_->header_limit(static_cast<uint32_t>(limits().header_bytes + 1));
-    parser_->body_limit(limits().body_bytes);
+    parser_->body_limit(boost::none);  // until it is known who asks for what
     parser_->eager(false);
     beast::error_code error;
     const size_t used = parser_->put(asio::buffer(bytes.data(), length), error);
@@ -206,6 +206,9 @@ class Connection final : public ConnectionBase,
       return refuse({505, "HTTP versions are 1.0 and 1.1"});
     if (auto defect = check_framing(request_)) return refuse(*defect);
     if (auto defect = split_target(message.target(), &request_)) return refuse(*defect);
+    if (parser_->content_length().value_or(0) > limits().body_bytes)
+      return refuse({413, "the body is too large"});
+    parser_->body_limit(limits().body_bytes);
     keep_alive_ = message.keep_alive();
     parser_->eager(true);
     state_ = State::kBody;
@@ -275,7 +278,7 @@ class Connection final : public ConnectionBase,
     request_.body = std::move(parser_->get().body());
     forget_body();
     const auto responder = std::make_shared<Responder>(begin_response(keep_alive_));
-    if (server_->draining) return respond_error(*responder, {503, "the server is shutting down"});
+    if (server_->draining) return respond_refusal(responder, {503, "the server is shutting down"});
     try {
       server_->handler(std::move(request_), responder);
     } catch (const std::exception& e) {
@@ -288,8 +291,14 @@ class Connection final : public ConnectionBase,
   void refuse(const Defect& defect) {
     forget_body();
     buffer_.clear();
-    Responder responder(begin_response(false));
-    respond_error(responder, defect);
+    request_.remote_address = remote_address_;
+    respond_refusal(std::make_shared<Responder>(begin_response(false)), defect);
+    request_ = Request();
+  }
+
+  void respond_refusal(const ResponderPtr& responder, const Defect& defect) {
+    if (server_->options.on_refusal) server_->options.on_refusal(request_, responder);
+    respond_error(*responder, defect);
   }
 
   void respond_error(Responder& responder, const Defect& defect) {

@@ -90,6 +90,9 @@ struct ServerOptions {
   // The body and Content-Type of what the server itself refuses. Default: the reason as plain text.
   std::function<std::string(int status, const std::string& reason)> error_body;
   std::string error_content_type = "text/plain; charset=utf-8";
+  // Told of each such request, on the I/O thread and before it is answered, with as much of it as
+  // was understood: for logs. May be null.
+  std::function<void(const Request&, const ResponderPtr&)> on_refusal;
 };
 
 class Server {

@@ -169,30 +169,9 @@ void parse_chat(const Fields& fields, ApiRequest& request) {
   if (const Json* modalities = fields.array("modalities");
       modalities && *modalities != Json::array({"text"}))
     throw InvalidArgument("modalities", "only [\"text\"] is supported");
-
-  const Json* messages = fields.array("messages");
-  if (!messages) throw InvalidArgument("messages", "is missing");
-  request.messages = normalize_messages(*messages);
-
-  if (const Json* kwargs = fields.object("chat_template_kwargs"))
-    request.template_options = *kwargs;
-  if (const auto effort = fields.string("reasoning_effort"))
-    request.template_options["reasoning_effort"] = *effort;
-  if (const Json* documents = fields.array("documents"))
-    request.template_options["documents"] = *documents;
-  request.tools = parse_tool_request(fields);
-  if (!request.tools.tools.empty()) request.template_options["tools"] = request.tools.tools;
+  parse_chat_prompt(fields, request);
   if (request.tools.choice == ToolRequest::Choice::kRequired && !request.structured_field.empty())
     throw InvalidArgument("tool_choice", "cannot be combined with " + request.structured_field);
-  request.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
-  request.continue_final_message = fields.boolean("continue_final_message").value_or(false);
-  request.add_special_tokens = fields.boolean("add_special_tokens").value_or(false);
-  if (request.continue_final_message) {
-    if (fields.boolean("add_generation_prompt").value_or(false))
-      throw InvalidArgument("continue_final_message",
-                            "cannot be true together with add_generation_prompt");
-    request.add_generation_prompt = false;
-  }
 
   SamplingParams& p = request.params;
   const bool logprobs = fields.boolean("logprobs").value_or(false);
@@ -238,6 +217,28 @@ std::string join_parts(const Json& parts) {
 }
 
 }  // namespace
+
+void parse_chat_prompt(const Fields& fields, ApiRequest& request) {
+  const Json* messages = fields.array("messages");
+  if (!messages) throw InvalidArgument("messages", "is missing");
+  request.messages = normalize_messages(*messages);
+  if (const Json* kwargs = fields.object("chat_template_kwargs"))
+    request.template_options = *kwargs;
+  if (const auto effort = fields.string("reasoning_effort"))
+    request.template_options["reasoning_effort"] = *effort;
+  if (const Json* documents = fields.array("documents"))
+    request.template_options["documents"] = *documents;
+  request.tools = parse_tool_request(fields);
+  if (!request.tools.tools.empty()) request.template_options["tools"] = request.tools.tools;
+  request.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
+  request.continue_final_message = fields.boolean("continue_final_message").value_or(false);
+  request.add_special_tokens = fields.boolean("add_special_tokens").value_or(false);
+  if (!request.continue_final_message) return;
+  if (fields.boolean("add_generation_prompt").value_or(false))
+    throw InvalidArgument("continue_final_message",
+                          "cannot be true together with add_generation_prompt");
+  request.add_generation_prompt = false;
+}
 
 ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDefaults& defaults,
                          int64_t vocab_size) {

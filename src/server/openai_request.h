@@ -53,6 +53,9 @@ struct ApiRequest {
 ApiRequest parse_request(Endpoint endpoint, const Json& body, const GenerationDefaults& defaults,
                          int64_t vocab_size = 0);
 
+// Those fields of a chat request that make its prompt, into `request`; /tokenize takes them too.
+void parse_chat_prompt(const Fields& fields, ApiRequest& request);
+
 // Messages as chat templates want them: the text parts of a content list joined by newlines, a null
 // content made "", the arguments of tool calls parsed from their JSON text. Throws InvalidArgument
 // for other shapes and kinds of content.

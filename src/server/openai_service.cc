@@ -104,6 +104,15 @@ std::vector<Prompt> request_prompts(const LLM& llm, const ApiRequest& request) {
   return prompts;
 }
 
+void check_prompts(const LLM& llm, const ApiRequest& request, const std::vector<Prompt>& prompts) {
+  try {
+    for (const Prompt& prompt : prompts) llm.check_request(prompt, request.params);
+  } catch (const InvalidArgument& e) {
+    const bool chat = request.endpoint == Endpoint::kChatCompletions;
+    throw InvalidArgument(chat && e.where() == "prompt" ? "messages" : e.where(), e.reason());
+  }
+}
+
 std::vector<uint64_t> submit(LLM& llm, const std::vector<Prompt>& prompts,
                              const ApiRequest& request, EventCallback on_event) {
   const auto shared = std::make_shared<EventCallback>(std::move(on_event));
@@ -146,6 +155,7 @@ std::vector<uint64_t> submit(LLM& llm, ApiRequest request, const std::string& mo
   };
   prepare(llm, request);
   const std::vector<Prompt> prompts = request_prompts(llm, request);
+  check_prompts(llm, request, prompts);
   ResponseContext context = make_context(llm, request, model, random_digits());
   auto pending = std::make_shared<Pending>(
       Pending{std::move(request), std::move(context), std::move(done), Collector(prompts.size())});

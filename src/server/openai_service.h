@@ -28,6 +28,10 @@ bool needs_compiling(const ApiRequest& request);
 // chat's is rendered with the model's template. Any thread. Throws InvalidArgument.
 std::vector<Prompt> request_prompts(const LLM& llm, const ApiRequest& request);
 
+// Refuses at once what the engine would refuse when its turn comes: too long, ids that are none.
+// Any thread. Throws InvalidArgument.
+void check_prompts(const LLM& llm, const ApiRequest& request, const std::vector<Prompt>& prompts);
+
 // Engine thread. Queues the prompts, all or (InvalidArgument) none, and gives their ids for
 // LLM::cancel. on_event is told of each prompt's events; what it throws ends that prompt's request.
 using EventCallback = std::function<void(size_t prompt, const StreamEvent&)>;

@@ -123,4 +123,15 @@ std::string step_json(const StepTrace& trace) {
   return out;
 }
 
+std::string queue_json(const QueueSnapshot& queue) {
+  std::string out = fmt::format(R"({{"count":{},"first":[)", queue.count);
+  for (const QueueSnapshot::Entry& e : queue.first)
+    fmt::format_to(
+        std::back_inserter(out),
+        R"({}{{"key":"{}","prompt":{},"completions":{},"priority":{},"seconds":{:.3f}}})",
+        &e == queue.first.data() ? "" : ",", e.key, e.prompt_tokens, e.completions, e.priority,
+        e.seconds);
+  return out + "]}";
+}
+
 }  // namespace nanovllm

@@ -64,13 +64,20 @@ StructuredOutputs parse_response_format(const Json& object) {
   } else if (type == "json_schema") {
     const Json* wrapper = format.object("json_schema");
     if (!wrapper) throw InvalidArgument(where, "has no json_schema");
-    const Json* schema = Fields(*wrapper, where).get("schema");
+    const Fields named(*wrapper, where);
+    const Json* schema = named.get("schema");
     if (!schema) throw InvalidArgument(where, "json_schema has no schema");
     outputs.json = schema_text(*schema, where);
+    named.string("name");
+    named.string("description");
+    named.boolean("strict");  // it always is
+    named.refuse_others(where + ".json_schema.");
   } else if (type != "text") {
     throw InvalidArgument(where, (type ? "type is " + dump(Json(*type)) : "has no type") +
                                      "; must be \"text\", \"json_object\" or \"json_schema\"");
   }
+  format.get("json_schema");  // a client may send it beside another type
+  format.refuse_others(where + ".");
   return outputs;
 }
 

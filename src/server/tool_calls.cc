@@ -78,10 +78,16 @@ ToolRequest parse_tool_request(const Fields& fields) {
   if (choice->is_object()) {
     const Fields named(*choice, "tool_choice");
     const Json* function = named.object("function");
-    const auto name = function ? Fields(*function, "tool_choice").string("name") : std::nullopt;
+    std::optional<std::string> name;
+    if (function) {
+      const Fields of_function(*function, "tool_choice");
+      name = of_function.string("name");
+      of_function.refuse_others("tool_choice.function.");
+    }
     if (named.string("type") != "function" || !name)
       throw InvalidArgument(
           "tool_choice", R"(must be {"type": "function", "function": {"name": NAME}} or a word)");
+    named.refuse_others("tool_choice.");
     if (!request.has(*name))
       throw InvalidArgument("tool_choice", "names " + dump(Json(*name)) + ", which is no tool");
     request.function = *name;

@@ -12,7 +12,7 @@
 namespace nanovllm {
 
 struct RehearsalLimits {
-  double seconds = 5;
+  double seconds = 5;              // of processor time; on a busy machine it may take longer
   size_t bytes = size_t{1} << 30;  // on top of what the process has
 };
 

@@ -90,7 +90,7 @@ TEST(Engine, RefusesWhatCouldNeverRun) {
   EXPECT_EQ(refused(ids({}), {}), "prompt");
   EXPECT_EQ(refused(ids({1, 101}), {}), "prompt");
   EXPECT_EQ(refused(ids({1, -1}), {}), "prompt");
-  EXPECT_EQ(refused(ids(std::vector<int32_t>(65, 1)), {.max_tokens = 0}), "max_tokens");
+  EXPECT_EQ(refused(ids(std::vector<int32_t>(65, 1)), {.max_tokens = 0}), "prompt");
   EXPECT_EQ(refused(ids({1}), {.max_tokens = 64}), "max_tokens");
   EXPECT_EQ(refused(ids({1}), {.temperature = -1}), "temperature");
   EXPECT_EQ(refused(ids({1}), {.top_p = 0}), "top_p");

@@ -1,14 +1,10 @@
-"""Where the tests find what they test. NANO_VLLM_BUILD names the build folder; build/release is the default."""
+"""What all tests share."""
 
-import os
-import pathlib
 import subprocess
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-TINY = ROOT / "tests" / "data" / "tiny"
-BINARY = ROOT / os.environ.get("NANO_VLLM_BUILD", "build/release") / "nano-vllm"
+from paths import BINARY, ROOT, TINY  # noqa: F401: the tests take them from here
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import random_requests
-from serving import running
+from serving import Server
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = ["--max-num-seqs", "12", "--max-num-batched-tokens", "64", "--block-size", "8", "--kv-cache-memory-bytes", "512KiB",
@@ -281,7 +281,7 @@ class Soak:
 
 
 def soak(binary, model, seconds, clients=32, seed=1, memory=True, prefix=(), flags=()):
-    with running(binary, model, *FLAGS, *flags, prefix=prefix) as server:
+    with Server(*FLAGS, *flags, binary=binary, model=model, threads=2, prefix=prefix) as server:
         run = Soak(server, seed, pool_size=60, seconds=seconds)
         try:
             asyncio.run(run.run(clients))

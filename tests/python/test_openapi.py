@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from conftest import ROOT, TINY
-from serving import running
+from conftest import ROOT
+from serving import Server
 
 # Not positive_data_acceptance: whether a request fits the model, or logprobs go with top_logprobs, no schema says.
 CHECKS = ("not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
@@ -17,10 +17,9 @@ CHECKS = ("not_a_server_error,status_code_conformance,content_type_conformance,r
 
 
 @pytest.fixture(scope="module")
-def server(binary):
-    with running(binary, TINY / "llama-chat", "--max-model-len", 512) as server:
+def server():
+    with Server("--max-model-len", 512) as server:
         yield server
-        assert server.stop() == 0, server.log()
 
 
 def test_schemathesis(server, tmp_path):

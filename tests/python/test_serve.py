@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from conftest import TINY
-from serve_process import Raw, Server, completion, head, stream_events
+from serving import Raw, Server, completion, head, stream_events, wait_until
 
 MESSAGES = [{"role": "user", "content": "Hello there"}]
 
@@ -235,6 +235,25 @@ class TestRequests:
         status, _, error = server.post(path, body)
         assert status == 400 and error["error"]["param"] == field
 
+    @pytest.mark.parametrize(
+        ("path", "body", "field"),
+        [
+            ("/v1/completions", {"prompt": [5] * 3000}, "prompt"),
+            ("/v1/completions", {"prompt": [5] * 10, "max_tokens": 3000}, "max_tokens"),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "word " * 3000}]}, "messages"),
+            ("/v1/completions", {"prompt": [[5], [10**6]]}, "prompt"),
+        ],
+    )
+    def test_what_can_never_run_is_refused_while_others_wait(self, path, body, field):
+        with Server("--max-num-seqs", 1) as server, server.connect() as first, server.connect() as second:
+            for raw in (first, second):
+                raw.send(head(body=completion(stream=True, n=1000, temperature=1, max_tokens=1500, ignore_eos=True)))
+            first.file.readline()
+            wait_until(lambda: server.metric("key_requests_waiting") == 1)
+            status, _, error = server.post(path, body)
+            assert status == 400 and error["error"]["param"] == field, error
+            assert server.metric("key_requests_waiting") == 1
+
     def test_what_asks_for_nothing_is_taken(self, server):
         harmless = {
             "user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "safety_identifier": "s",
@@ -281,7 +300,7 @@ class TestShutdown:
             assert idle.is_closed()
             while b"[DONE]" not in raw.file.readline():
                 pass
-            assert server.process.wait(10) == 0
+            assert server.process.wait(30) == 0
             with pytest.raises(ConnectionRefusedError):
                 Raw(server.port)
 
@@ -293,24 +312,23 @@ class TestShutdown:
             many = {"n": 1000, "temperature": 1, "max_tokens": 1500, "ignore_eos": True}
             raw.send(head(body=completion(stream=True, **many))).file.readline()
             whole.send(head(body=completion(**many)))
-            time.sleep(0.2)
+            wait_until(lambda: server.metric("key_requests_waiting") == 1)
             began = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             status, headers, error = whole.response()
             assert status == 503 and json.loads(error)["error"]["code"] == 503
             text = raw.file.read()
             assert b'"error"' in text and b"data: [DONE]" in text
-            assert server.process.wait(10) == 0 and time.monotonic() - began < 5
+            assert server.process.wait(30) == 0 and time.monotonic() - began < 20
 
     def test_a_second_signal_ends_it_at_once(self):
         server = Server("--max-num-seqs", 1)
         with server.connect() as raw:
             raw.send(head(body=completion(n=1000, temperature=1, max_tokens=1500, ignore_eos=True, stream=True))).file.readline()
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
-            assert server.process.poll() is None
+            assert server.wait_for_log("shutting down") and server.process.poll() is None
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(5) == 128 + signal.SIGTERM
+            assert server.process.wait(30) == 128 + signal.SIGTERM
 
     def test_an_address_in_use_is_said_before_the_model_is_loaded(self, cli, server):
         result = cli("serve", "no-such-model", "--port", server.port)

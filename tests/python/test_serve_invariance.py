@@ -5,9 +5,8 @@ import random
 
 import pytest
 
-from conftest import TINY
 from random_requests import comparable, events, request
-from serving import running
+from serving import Server
 
 
 def ask(server, path, body):
@@ -17,11 +16,9 @@ def ask(server, path, body):
 
 
 @pytest.fixture(scope="module")
-def server(binary):
-    with running(binary, TINY / "llama-chat", "--max-num-seqs", 32, "--max-num-batched-tokens", 128,
-                 "--block-size", 8, "--kv-cache-memory-bytes", "1MiB") as server:
+def server():
+    with Server("--max-num-seqs", 32, "--max-num-batched-tokens", 128, "--block-size", 8, "--kv-cache-memory-bytes", "1MiB") as server:
         yield server
-        assert server.stop() == 0, server.log()
 
 
 def test_64_mixed_requests_at_once_are_each_as_if_alone(server):

@@ -7,15 +7,13 @@ import os
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from conftest import BINARY, TINY
+from paths import BINARY
+from serving import Server, completion, head, wait_until
 
-MODEL = TINY / "llama-chat"
 LONG = "one two three four five six seven eight nine ten " * 8
 
 
@@ -23,47 +21,26 @@ def digest(key):
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-class Server:
-    """A server of a tiny model, with these flags, until the end of the with block."""
+class KeyServer(Server):
+    """A server with these keys and an access log."""
 
-    def __init__(self, tmp_path, keys=None, flags=(), env=None):
-        self.log = tmp_path / "access.jsonl"
-        command = [BINARY, "serve", MODEL, "--port", "0", "--access-log", self.log, *flags]
+    def __init__(self, tmp_path, keys=None, flags=(), **more):
+        self.access_log = tmp_path / "access.jsonl"
+        flags = ["--access-log", self.access_log, *flags]
         if keys is not None:
             path = tmp_path / "keys.json"
             path.write_text(json.dumps({"keys": keys}))
-            command += ["--api-key-file", path]
-        self.process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True,
-                                        env={**os.environ, **(env or {})})
-        self.url = None
-        for line in self.process.stderr:
-            if line.startswith("listening on "):
-                self.url = line.split()[-1]
-                break
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+            flags += ["--api-key-file", path]
+        super().__init__(*flags, **more)
 
-    def __enter__(self):
-        assert self.url, "the server did not start"
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        assert self.process.wait(30) == 0
-
-    def request(self, path, body=None, key=None, headers=()):
+    def ask(self, path, body=None, key=None):
         """(status, headers, text)"""
-        fields = {"Content-Type": "application/json", **dict(headers)}
-        if key:
-            fields["Authorization"] = f"Bearer {key}"
-        data = json.dumps(body).encode() if body is not None else None
-        try:
-            with urllib.request.urlopen(urllib.request.Request(self.url + path, data, fields), timeout=60) as r:
-                return r.status, r.headers, r.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.headers, error.read().decode()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        status, fields, data = self.request("POST" if body is not None else "GET", path, body, headers)
+        return status, fields, data.decode()
 
     def complete(self, key=None, prompt="one two three", max_tokens=4, **fields):
-        status, headers, text = self.request(
+        status, headers, text = self.ask(
             "/v1/completions", {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True,
                                 **fields}, key)
         return status, headers, json.loads(text)
@@ -75,18 +52,15 @@ class Server:
 
     def metrics(self, key=None):
         """{(name, labels as a frozenset): value}"""
-        status, headers, text = self.request("/metrics", key=key)
+        status, headers, text = self.ask("/metrics", key=key)
         assert status == 200 and headers["Content-Type"].startswith("text/plain; version=0.0.4")
         return {(sample.name, frozenset(sample.labels.items())): sample.value
                 for family in text_string_to_metric_families(text) for sample in family.samples}
 
     def lines(self, count):
-        for _ in range(100):  # a line is written when the client has its answer already
-            lines = self.log.read_text().splitlines()
-            if len(lines) >= count:
-                return [json.loads(line) for line in lines]
-            time.sleep(0.05)
-        raise AssertionError(f"{len(lines)} lines")
+        """A line is written when the client has its answer already."""
+        wait_until(lambda: len(self.access_log.read_text().splitlines()) >= count)
+        return [json.loads(line) for line in self.access_log.read_text().splitlines()]
 
 
 ALICE = {"name": "alice", "key_sha256": digest("key of alice"), "admin": True}
@@ -94,29 +68,29 @@ BOB = {"name": "bob", "key_sha256": digest("key of bob")}
 
 
 def test_without_a_key_only_health_and_the_description_are_open(tmp_path):
-    with Server(tmp_path, [ALICE, BOB]) as server:
+    with KeyServer(tmp_path, [ALICE, BOB]) as server:
         for key in (None, "wrong", digest("key of alice"), "key of alicf"):
             status, headers, answer = server.complete(key)
             assert status == 401 and headers["WWW-Authenticate"] == "Bearer"
             assert answer["error"]["code"] == "invalid_api_key"
             assert answer["error"].keys() == {"message", "type", "param", "code"}
         for path in ("/v1/models", "/version", "/metrics"):
-            assert server.request(path)[0] == 401
-        assert server.request("/tokenize", {"prompt": "a"})[0] == 401
+            assert server.ask(path)[0] == 401
+        assert server.ask("/tokenize", {"prompt": "a"})[0] == 401
         for path in ("/health", "/openapi.json"):
-            assert server.request(path)[0] == 200
+            assert server.ask(path)[0] == 200
         assert server.complete("key of alice")[0] == 200
         assert server.complete("key of bob")[0] == 200
-        assert server.request("/v1/models", key="key of bob")[0] == 200
-        assert server.request("/metrics", key="key of bob")[0] == 403
-        assert server.request("/metrics", key="key of alice")[0] == 200
+        assert server.ask("/v1/models", key="key of bob")[0] == 200
+        assert server.ask("/metrics", key="key of bob")[0] == 403
+        assert server.ask("/metrics", key="key of alice")[0] == 200
 
 
 def test_keys_of_the_command_line_and_the_environment(tmp_path):
-    with Server(tmp_path, flags=["--api-key", "first", "--api-key", "second"]) as server:
+    with KeyServer(tmp_path, flags=["--api-key", "first", "--api-key", "second"]) as server:
         assert [server.complete(key)[0] for key in ("first", "second", "third", None)] == [200, 200, 401, 401]
-        assert server.request("/metrics", key="second")[0] == 200
-    with Server(tmp_path, env={"NANO_VLLM_API_KEY": "from the environment"}) as server:
+        assert server.ask("/metrics", key="second")[0] == 200
+    with KeyServer(tmp_path, env={**os.environ, "NANO_VLLM_API_KEY": "from the environment"}) as server:
         assert [server.complete(key)[0] for key in ("from the environment", None)] == [200, 401]
 
 
@@ -142,7 +116,7 @@ def test_mistakes_are_named_before_the_model_is_loaded(tmp_path, flags, keys, me
 def test_limits_are_answered_with_429_and_when_to_come_back(tmp_path):
     keys = [ALICE, {**BOB, "requests_per_minute": 2},
             {"name": "carol", "key_sha256": digest("carol"), "tokens_per_minute": 20}]
-    with Server(tmp_path, keys) as server:
+    with KeyServer(tmp_path, keys) as server:
         assert [server.complete("key of bob")[0] for _ in range(2)] == [200, 200]
         status, headers, answer = server.complete("key of bob")
         assert status == 429 and 25 <= int(headers["Retry-After"]) <= 30
@@ -151,7 +125,7 @@ def test_limits_are_answered_with_429_and_when_to_come_back(tmp_path):
         status, headers, answer = server.complete("carol")
         assert status == 429 and int(headers["Retry-After"]) > 60
         assert "tokens_per_minute" in answer["error"]["message"]
-        assert server.request("/v1/models", key="carol")[0] == 200  # costs nothing
+        assert server.ask("/v1/models", key="carol")[0] == 200  # costs nothing
         assert server.complete("key of alice")[0] == 200
         refused = {labels: value for (name, labels), value in server.metrics("key of alice").items()
                    if name == "nano_vllm:key_requests_refused_total"}
@@ -161,7 +135,7 @@ def test_limits_are_answered_with_429_and_when_to_come_back(tmp_path):
 
 def test_a_full_queue_is_answered_with_429(tmp_path):
     keys = [ALICE, {**BOB, "max_concurrent_requests": 1, "max_queued_requests": 1}]
-    with Server(tmp_path, keys) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
+    with KeyServer(tmp_path, keys) as server, concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(server.complete, "key of bob", "a", 1500) for _ in range(6)]
         answers = [answer.result() for answer in answers]
         assert {status for status, _, _ in answers} == {200, 429}
@@ -173,7 +147,7 @@ def test_a_full_queue_is_answered_with_429(tmp_path):
 
 def test_nobody_can_tell_what_others_have_asked(tmp_path):
     shared = [{"name": name, "key_sha256": digest(name), "shared_cache": True} for name in ("carol", "dave")]
-    with Server(tmp_path, [ALICE, BOB, *shared]) as server:
+    with KeyServer(tmp_path, [ALICE, BOB, *shared]) as server:
         assert server.cached("key of alice") == 0
         assert server.cached("key of alice") > 0
         assert server.cached("key of bob") == 0
@@ -185,7 +159,7 @@ def test_nobody_can_tell_what_others_have_asked(tmp_path):
 
 
 def test_metrics_are_prometheus_text_with_vllms_names(tmp_path):
-    with Server(tmp_path, flags=["--served-model-name", 'a "quoted\\name']) as server:
+    with KeyServer(tmp_path, name='a "quoted\\name') as server:
         assert server.complete(prompt=LONG, max_tokens=5)[0] == 200
         assert server.complete(prompt=LONG, max_tokens=5, n=2, temperature=1)[0] == 200
         assert server.complete(prompt="x" * 100_000)[0] == 400
@@ -202,7 +176,7 @@ def test_metrics_are_prometheus_text_with_vllms_names(tmp_path):
         assert value("num_requests_running") == value("num_requests_waiting") == 0
         assert value("kv_cache_usage_perc") == 0
         for name, count in {"time_to_first_token_seconds": 2, "e2e_request_latency_seconds": 2,
-                            "inter_token_latency_seconds": 12, "request_queue_time_seconds": 3,
+                            "inter_token_latency_seconds": 12, "request_queue_time_seconds": 2,
                             "request_prefill_time_seconds": 2, "request_time_per_output_token_seconds": 2,
                             "request_prompt_tokens": 2}.items():
             assert value(name + "_count") == count, name
@@ -216,11 +190,11 @@ def test_metrics_are_prometheus_text_with_vllms_names(tmp_path):
 
 
 def test_the_access_log_says_who_what_and_how_much_and_nothing_else(tmp_path):
-    with Server(tmp_path, [ALICE, BOB]) as server:
+    with KeyServer(tmp_path, [ALICE, BOB]) as server:
         server.complete("key of bob", "a secret prompt", 5)
         server.complete("not a key")
-        server.request("/nothing%0A%22here%1b", key="key of alice")
-        server.request("/v1/completions", {"prompt": "a secret prompt", "stream": True, "max_tokens": 3}, "key of bob")
+        server.ask("/nothing%0A%22here%1b", key="key of alice")
+        server.ask("/v1/completions", {"prompt": "a secret prompt", "stream": True, "max_tokens": 3}, "key of bob")
         lines = server.lines(4)
     assert [(line["key"], line["status"]) for line in lines] == [("bob", 200), (None, 401), ("alice", 404), ("bob", 200)]
     first = lines[0]
@@ -228,15 +202,27 @@ def test_the_access_log_says_who_what_and_how_much_and_nothing_else(tmp_path):
     assert first["output_tokens"] == 5 and first["prompt_tokens"] > 0 and first["finish_reasons"] == ["length"]
     assert 0 <= first["queue_seconds"] <= first["ttft_seconds"] <= first["seconds"]
     assert lines[2]["path"] == '/nothing\n"here\x1b'  # escaped, on one line
-    raw = server.log.read_text()
+    raw = server.access_log.read_text()
     assert "secret" not in raw and "key of" not in raw and "\x1b" not in raw
-    assert oct(server.log.stat().st_mode & 0o777) == "0o640"
+    assert oct(server.access_log.stat().st_mode & 0o777) == "0o640"
+
+
+def test_what_is_no_request_is_logged_and_counted_too(tmp_path):
+    with KeyServer(tmp_path) as server:
+        for data, status in ((b"GET /health HTTP/1.1\r\n\r\n", 400), (head(Content_Length=10**9), 413),
+                             (head("/health", method="GET", X="y" * 40000), 431)):
+            with server.connect() as raw:
+                assert raw.send(data).response()[0] == status
+        lines = server.lines(3)
+        assert [(line["status"], line["path"], line["remote"]) for line in lines] == [
+            (400, "", "127.0.0.1"), (413, "/v1/completions", "127.0.0.1"), (431, "", "127.0.0.1")]
+        assert server.metrics()["nano_vllm:http_responses_total", frozenset({("status", "413")})] == 1
 
 
 def test_a_flood_of_one_key_does_not_delay_another(tmp_path):
     """Order instead of times: of 200 long requests of one key hardly any is finished before a short one of another
     key that comes after them all."""
-    with Server(tmp_path, [ALICE, BOB], ["--max-num-seqs", "4", "--max-num-batched-tokens", "64"]) as server:
+    with KeyServer(tmp_path, [ALICE, BOB], ["--max-num-seqs", "4", "--max-num-batched-tokens", "64"]) as server:
         finished, entered = [], threading.Semaphore(0)
 
         def flood(i):
@@ -265,7 +251,7 @@ def test_a_flood_of_one_key_does_not_delay_another(tmp_path):
 def test_weights_are_shares(tmp_path):
     """Two keys ask for more than there is; what each has when the first is done follows the weights."""
     keys = [{**ALICE, "weight": 3}, BOB]
-    with Server(tmp_path, keys, ["--max-num-seqs", "8"]) as server, \
+    with KeyServer(tmp_path, keys, ["--max-num-seqs", "8"]) as server, \
             concurrent.futures.ThreadPoolExecutor(80) as pool:
         done = {"alice": 0, "bob": 0}
         snapshot = []
@@ -283,25 +269,16 @@ def test_weights_are_shares(tmp_path):
 
 
 def test_who_leaves_the_queue_leaves_nothing_behind(tmp_path):
-    import socket
-    with Server(tmp_path, [ALICE, BOB], ["--max-num-seqs", "1"]) as server:
-        host, port = server.url.removeprefix("http://").split(":")
-        body = json.dumps({"prompt": "a b c", "max_tokens": 1000, "ignore_eos": True, "stream": True})
-        sockets = []
-        for _ in range(30):
-            s = socket.create_connection((host, int(port)))
-            s.sendall((f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer key of bob\r\n"
-                       f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}").encode())
-            sockets.append(s)
-        time.sleep(0.05)
-        for s in sockets:
-            s.close()
-        for _ in range(200):
-            metrics = server.metrics("key of alice")
-            load = [metrics[f"nano_vllm:key_requests_{what}", frozenset({("key", "bob")})]
-                    for what in ("waiting", "running")]
-            if load == [0, 0]:
-                break
-            time.sleep(0.05)
-        assert load == [0, 0]
+    with KeyServer(tmp_path, [ALICE, BOB], ["--max-num-seqs", "1"]) as server:
+        def load(what):
+            return server.metrics("key of alice")[f"nano_vllm:key_requests_{what}", frozenset({("key", "bob")})]
+
+        body = completion(max_tokens=1000, n=100, temperature=1, ignore_eos=True, stream=True)
+        clients = [server.connect() for _ in range(30)]
+        for client in clients:
+            client.send(head(body=body, Authorization="Bearer key of bob"))
+        wait_until(lambda: load("waiting") + load("running") == 30)
+        for client in clients:
+            client.close()
+        wait_until(lambda: load("waiting") + load("running") == 0)
         assert server.complete("key of bob")[0] == 200

@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from conftest import ROOT, TINY
-from serving import running
+from serving import Server, completion, head, stream_events
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
@@ -23,8 +23,8 @@ BUDGET = 64
 
 
 @pytest.fixture(scope="module")
-def server(binary):
-    with running(binary, TINY / "llama-chat", "--threads", "1", "--max-num-batched-tokens", BUDGET, "--kv-cache-memory-bytes", "1MiB") as server:
+def server():
+    with Server("--max-num-batched-tokens", BUDGET, "--kv-cache-memory-bytes", "1MiB") as server:
         yield server
 
 
@@ -37,7 +37,7 @@ def browser(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(20)
+    driver.set_script_timeout(60)
     yield driver
     driver.quit()
 
@@ -81,7 +81,7 @@ class Page:
     def js(self, script, *arguments):
         return self.browser.execute_script(script, *arguments)
 
-    def wait(self, condition, seconds=20):
+    def wait(self, condition, seconds=60):
         end = time.monotonic() + seconds
         while not (result := condition()):
             assert time.monotonic() < end, "timed out"
@@ -191,15 +191,15 @@ def test_stop_edit_regenerate_rename_delete(page):
     assert page.texts("#conversation-list .title") == [] and page.all(".welcome")
 
 
-def test_a_server_that_restarts(binary, browser):
-    with running(binary, TINY / "llama-chat") as server:
+def test_a_server_that_restarts(browser):
+    with Server() as server:
         page = Page(browser, server.url)
         page.open()
         page.set(max_tokens="4")
     page.send("hello?")
     page.wait(lambda: page.texts(".message .error"))
     assert "cannot be reached" in page.texts(".message .error")[0]
-    with running(binary, TINY / "llama-chat", "--port", server.port):
+    with Server("--port", server.port):
         page.one(".message .error button").click()
         page.answer()
         assert page.texts(".message.user .body") == ["hello?"] and not page.texts(".message .error")
@@ -346,13 +346,35 @@ def test_pausing_with_many_requests_under_way(page):
     page.wait(lambda: page.texts("#requests .empty"))
 
 
+def test_what_waits_outside_the_engine_is_shown(browser):
+    with Server("--max-num-seqs", 2) as server:
+        page = Page(browser, server.url)
+        page.open("engine")
+        page.wait(lambda: page.texts("#tiles dd"))
+        page.one("#pause").click()
+        page.wait(lambda: page.one("#pause").text == "Resume")
+        clients = [server.connect().send(head(body=completion(prompt=[5] * (i + 1), max_tokens=200, stream=True))) for i in range(6)]
+        page.wait(lambda: page.texts("#requests .badge") == ["waiting"] * 2 + ["queued"] * 4)
+        assert page.texts("#requests-note") == ["0 running, 6 waiting"]
+        queue = blocks(page)["queue"]
+        assert queue["count"] == len(queue["first"]) == 4 and all(entry["prompt"] > 0 for entry in queue["first"])
+        page.one("#pause").click()
+        page.wait(lambda: page.texts("#requests .empty"))
+        for client in clients:
+            assert stream_events(client.response()[2])
+            client.close()
+        assert blocks(page)["queue"] == {"count": 0, "first": []}
+        browser.get("about:blank")
+    browser.get_log("browser")
+
+
 def test_a_paused_engine_goes_on_when_the_last_viewer_leaves(page, server):
     page.open("engine")
     page.wait(lambda: page.texts("#tiles dd"))
     page.one("#pause").click()
     page.wait(lambda: page.one("#pause").text == "Resume")
     page.browser.get("about:blank")
-    answer = server.post("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3, "ignore_eos": True})
+    answer = server.answer("/v1/completions", {"prompt": [5, 6, 7], "max_tokens": 3, "ignore_eos": True})
     assert answer["usage"]["completion_tokens"] == 3
 
 
@@ -363,20 +385,20 @@ def test_a_viewer_who_does_not_read_costs_nothing(server):
     try:
         started = time.monotonic()
         for _ in range(4):
-            server.post("/v1/completions", {"prompt": [[i] * 30 for i in range(5, 25)], "max_tokens": 300, "ignore_eos": True})
+            server.answer("/v1/completions", {"prompt": [[i] * 30 for i in range(5, 25)], "max_tokens": 300, "ignore_eos": True})
         assert time.monotonic() - started < 30
         assert server.memory() < 200e6
     finally:
         connection.close()
 
 
-def test_viewers_do_not_hold_up_the_end(binary):
-    with running(binary, TINY / "llama-chat") as server:
+def test_viewers_do_not_hold_up_the_end():
+    with Server() as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
         connection.request("GET", "/engine/steps")
         response = connection.getresponse()
         assert response.headers["Content-Type"] == "text/event-stream" and response.readline() == b"event: hello\n"
-        assert server.stop(10) == 0
+        assert server.stop(30) == 0
         connection.close()
 
 
@@ -406,12 +428,12 @@ def test_the_key_is_kept_only_if_asked(page):
     assert "secret-key" in page.js("return JSON.stringify(localStorage)")
 
 
-def test_a_server_with_keys(binary, browser, tmp_path):
+def test_a_server_with_keys(browser, tmp_path):
     """Chatting takes a key, watching the engine an admin's; without one the page says so."""
     keys = {"user-key": False, "admin-key": True}
     entries = [{"name": key, "key_sha256": hashlib.sha256(key.encode()).hexdigest(), "admin": admin} for key, admin in keys.items()]
     (tmp_path / "keys.json").write_text(json.dumps({"keys": entries}))
-    with running(binary, TINY / "llama-chat", "--api-key-file", tmp_path / "keys.json") as server:
+    with Server("--api-key-file", tmp_path / "keys.json") as server:
         assert server.request("GET", "/engine/state")[0] == 401
         assert server.request("POST", "/engine/pause", {}, {"Authorization": "Bearer user-key"})[0] == 403
         page = Page(browser, server.url)
@@ -434,7 +456,7 @@ def test_a_server_with_keys(binary, browser, tmp_path):
     browser.get_log("browser")
 
 
-def test_models_without_chat_template_or_tokenizer(binary, browser, tmp_path):
+def test_models_without_chat_template_or_tokenizer(browser, tmp_path):
     plain = tmp_path / "plain"  # goes on with the text
     shutil.copytree(TINY / "llama-chat", plain)
     (plain / "chat_template.jinja").unlink(missing_ok=True)
@@ -442,7 +464,7 @@ def test_models_without_chat_template_or_tokenizer(binary, browser, tmp_path):
     config.pop("chat_template", None)
     (plain / "tokenizer_config.json").write_text(json.dumps(config))
     for model, error in [(plain, None), (TINY / "llama", "has no tokenizer")]:
-        with running(binary, model) as server:
+        with Server(model=model) as server:
             page = Page(browser, server.url)
             page.open()
             page.wait(lambda: "goes on with your text" in page.one("#composer-hint").text)

@@ -69,5 +69,19 @@ TEST(StepJson, SaysWhatTheTraceSays) {
   EXPECT_EQ(json["stats"]["waiting"], 80);
 }
 
+TEST(QueueJson, SaysWhatWaits) {
+  EXPECT_EQ(Json::parse(queue_json({})), Json::parse(R"({"count": 0, "first": []})"));
+  const QueueSnapshot queue = {
+      .count = 70,
+      .first = {
+          {.key = "alice", .prompt_tokens = 9, .completions = 2, .priority = -1, .seconds = 0.5},
+          {.prompt_tokens = 1, .completions = 1}}};
+  const Json json = Json::parse(queue_json(queue));
+  EXPECT_EQ(json["count"], 70);
+  EXPECT_EQ(json["first"][0], Json::parse(R"({"key": "alice", "prompt": 9, "completions": 2,
+                                              "priority": -1, "seconds": 0.5})"));
+  EXPECT_EQ(json["first"][1]["key"], "");
+}
+
 }  // namespace
 }  // namespace nanovllm

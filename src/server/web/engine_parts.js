@@ -7,6 +7,9 @@ import { paint } from "./palette.js";
 const kMostChips = 40, kMostRows = 60;
 const plural = (n, one, many = one + "s") => `${formatNumber(n)} ${n === 1 ? one : many}`;
 
+// In the engine, and in the queue before it.
+const waitingIn = (frame) => frame.stats.waiting + (frame.queue?.count ?? 0);
+
 export function showTiles(frame, config, speed) {
   const { stats, phases } = frame;
   // The server counts what a request found in the cache when it ends.
@@ -18,7 +21,7 @@ export function showTiles(frame, config, speed) {
     ["Tokens per second", formatNumber(speed, speed < 100 ? 1 : 0), "generated, over the last second"],
     ["Step", frame.snapshot ? "–" : formatNumber(time, time < 10 ? 2 : time < 100 ? 1 : 0) + " ms",
      frame.snapshot ? "nothing is being computed" : `${formatNumber((100 * phases.model) / Math.max(frame.seconds, 1e-9))} % of it in the model`],
-    ["Running", formatNumber(stats.running), plural(stats.waiting, "more is waiting", "more are waiting")],
+    ["Running", formatNumber(stats.running), plural(waitingIn(frame), "more is waiting", "more are waiting")],
     ["KV blocks in use", formatNumber(100 * used, used < 0.1 && used > 0 ? 1 : 0) + " %", `${formatNumber(stats.kv_blocks_used)} of ${formatNumber(config.num_blocks)}`],
     ["Prefix cache", looked ? formatNumber((100 * cached) / looked, 1) + " %" : "–", `${plural(cached, "prompt token")} not computed again`],
     ["Preemptions", formatNumber(stats.preemptions), "requests thrown out for a while"],
@@ -76,12 +79,26 @@ export function showRequests(frame) {
       el("td", { class: "number" }, formatNumber(s.output)),
       el("td", { class: "number" }, formatNumber(countBlocks(s.blocks)))), s.colour);
   });
+  rows.push(...(frame.queue?.first ?? []).slice(0, Math.max(0, kMostRows - rows.length)).map(queuedRow));
   const focused = document.activeElement?.closest?.("#requests tr")?.dataset.key;
   $("requests").replaceChildren(...(rows.length ? rows : [el("tr", {}, el("td", { colSpan: 6, class: "empty" }, "No requests. Ask something in the chat, or send example requests."))]));
   if (focused) [...$("requests").children].find((row) => row.dataset.key === focused)?.focus();
-  const { running, waiting } = frame.stats;
+  const { running } = frame.stats, waiting = waitingIn(frame);
   const hidden = running + waiting - rows.filter((r) => !r.classList.contains("finished")).length;
   $("requests-note").textContent = `${formatNumber(running)} running, ${formatNumber(waiting)} waiting` + (hidden > 0 ? `, ${formatNumber(hidden)} of them not shown` : "");
+}
+
+// A request that the engine has not got yet: it has no number, but may have a key.
+function queuedRow(q) {
+  const what = [q.completions > 1 && plural(q.completions, "completion"), q.priority !== 0 && `priority ${q.priority}`,
+    `for ${formatNumber(q.seconds, 1)} s`].filter(Boolean).join(", ");
+  return el("tr", { class: "queued" },
+    el("th", { scope: "row" }, el("span", { class: "swatch" }), q.key || "–"),
+    el("td", {}, el("span", { class: "badge waiting" }, "queued")),
+    el("td", { class: "grow" }, what),
+    el("td", { class: "number" }, formatNumber(q.prompt)),
+    el("td", { class: "number" }, "0"),
+    el("td", { class: "number" }, "0"));
 }
 
 function countBlocks(runs) {
@@ -108,6 +125,7 @@ const kLegend = [["free", "free"], ["cached", "cached, held by nobody"], ["own",
 
 const kWords = [
   ["Step", "One pass through the model. Every step takes some tokens of many requests at once: that is continuous batching."],
+  ["Queued", "Waiting outside the engine, for a slot or for its API key’s turn. Whoever asks little goes before whoever asks a lot."],
   ["Prefill", "Computing the prompt’s tokens, several at a time. A long prompt is cut into chunks, so that it does not hold up the others."],
   ["Decode", "Computing the newest token of an answer, which gives the next one. One token a step, unless tokens are guessed ahead."],
   ["Token budget", "The most tokens of one step. Running decodes get theirs first, prompt chunks fill what is left."],

@@ -2,6 +2,7 @@
 //
 // A frame is {step, start, seconds, phases, batch, sequences, cached, stats}; sequences hold their
 // blocks, and `cached` the findable ones, as runs [first, last, first, last, …], which may count down.
+// `queue` is what waits outside the engine: {count, first}.
 
 export const kKept = 200;
 export const kColours = 14;
@@ -99,7 +100,7 @@ export class Frames {
 // Whether the same requests live in both, and are as far.
 export function sameRequests(a, b) {
   const live = (frame) => frame.sequences.filter((s) => s.status !== "finished").map((s) => [s.id, s.index, s.status, s.computed, s.output].join(" ")).join();
-  return live(a) === live(b);
+  return live(a) === live(b) && a.queue?.count === b.queue?.count;
 }
 
 // Who holds each block: [[{sequence, place}, …] or undefined, …] by block id, and which are cached.
