@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <memory>
 
@@ -93,21 +94,42 @@ std::string left_behind(EngineThread& engine) {
   return wrong;
 }
 
-// Are there any?
-bool load_keys(ServeOptions& options) {
-  ApiKeys& keys = options.admission.keys;
+ApiKeys load_keys(const ServeOptions& options) {
+  ApiKeys keys;
   if (!options.key_file.empty()) keys = ApiKeys::from_file(options.key_file);
+  std::vector<std::string> plain = options.plain_keys;
   const char* variable = std::getenv("NANO_VLLM_API_KEY");
-  if (options.plain_keys.empty() && variable && *variable) options.plain_keys.push_back(variable);
-  for (size_t i = 0; i < options.plain_keys.size(); ++i)
-    keys.add(i == 0 ? "api-key" : "api-key-" + std::to_string(i + 1), options.plain_keys[i]);
-  return keys.required();
+  if (plain.empty() && variable && *variable) plain.push_back(variable);
+  for (size_t i = 0; i < plain.size(); ++i)
+    keys.add(i == 0 ? "api-key" : "api-key-" + std::to_string(i + 1), plain[i]);
+  return keys;
+}
+
+// SIGHUP: the key file is read again.
+std::atomic<bool> hang_up{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "set from a signal handler");
+
+void on_hang_up(int) {
+  hang_up = true;
+  Interrupt::wake();
+}
+
+// A file with a mistake changes nothing.
+void renew_keys(const ServeOptions& options, Admission& admission) {
+  try {
+    const ApiKeys keys = load_keys(options);
+    admission.renew_keys(keys);
+    if (!options.quiet) fmt::print(stderr, "{} API keys read\n", keys.keys().size());
+  } catch (const Error& e) {
+    fmt::print(stderr, "nano-vllm: error: the keys stay as they are: {}\n", e.what());
+  }
 }
 
 // The exit code. Returns when a signal has come and what ran is finished, or the engine has failed.
 int run_serve(ServeOptions options) {
   AdmissionOptions& admission_options = options.admission;
-  const bool keys = load_keys(options);
+  admission_options.keys = load_keys(options);
+  const bool keys = admission_options.keys.required();
   // Among several keys nobody should wait long for another's step; on a processor 128 tokens a step
   // compute as many a second as 512.
   options.config.short_steps = admission_options.keys.keys().size() > 1;
@@ -146,6 +168,7 @@ int run_serve(ServeOptions options) {
   TraceFile trace(options.trace);
   LLM llm = load_model(options.config, options.quiet);
   Interrupt interrupt;
+  if (!options.key_file.empty()) std::signal(SIGHUP, on_hang_up);
   std::atomic<bool> failed{false};
   EngineThread engine(llm, [&](const std::string& why) {
     fmt::print(stderr, "nano-vllm: error: the engine has failed: {}\n", why);
@@ -171,7 +194,10 @@ int run_serve(ServeOptions options) {
   server.start();
   fmt::print(stderr, "listening on {}\n", server.url());
 
-  while (!Interrupt::signal() && !failed) Interrupt::wait(3600);
+  while (!Interrupt::signal() && !failed) {
+    Interrupt::wait(3600);
+    if (hang_up.exchange(false)) renew_keys(options, *admission);
+  }
   if (!options.quiet && !failed) fmt::print(stderr, "shutting down; again to leave at once\n");
   view.close();
   std::atomic<bool> drained{false};
@@ -239,7 +265,8 @@ Action define_serve(Flags& flags) {
   flags.toggle("-q,--quiet", "no figures on stderr", &o->quiet);
   flags.heading("API keys, fair share, records");
   flags.text("--api-key-file", "FILE",
-             "JSON with names, SHA-256 digests, weights and limits of keys; see docs/serving.md",
+             "JSON with names, SHA-256 digests, weights and limits of keys; read again at SIGHUP; "
+             "see docs/serving.md",
              &o->key_file);
   flags.values(
       "--api-key", "KEY",

@@ -13,12 +13,15 @@ namespace {
 // A guess of how much will be generated, charged in advance; the rest follows as it comes.
 constexpr int64_t kExpectedOutput = 64;
 
+// Of a key that has been removed, while its last requests are answered.
+constexpr double kLeastWeight = 0.01;
+
 std::vector<ShareLimits> shares_of(const ApiKeys& keys) {
   if (!keys.required()) return {ShareLimits{}};
   std::vector<ShareLimits> shares;
   for (const ApiKey& key : keys.keys())
-    shares.push_back({key.weight, key.max_concurrent_requests, key.max_queued_requests,
-                      key.requests_per_minute, key.tokens_per_minute});
+    shares.push_back({key.removed ? kLeastWeight : key.weight, key.max_concurrent_requests,
+                      key.max_queued_requests, key.requests_per_minute, key.tokens_per_minute});
   return shares;
 }
 
@@ -65,12 +68,27 @@ Admission::Admission(AdmissionOptions options, EngineThread& engine)
     : options_(std::move(options)),
       metrics_(options_.model_name, options_.version, names_of(options_.keys),
                options_.max_model_len),
+      keys_(std::make_shared<const ApiKeys>(options_.keys)),
       engine_(&engine),
       queue_(shares_of(options_.keys), options_.slots, options_.max_queued_requests) {
   engine.before_step([this](LLM& llm) {
     metrics_.add_step(llm.stats());
     pump(llm);
   });
+}
+
+std::shared_ptr<const ApiKeys> Admission::keys() const {
+  const std::lock_guard lock(mutex_);
+  return keys_;
+}
+
+void Admission::renew_keys(const ApiKeys& newer) {
+  const std::lock_guard lock(mutex_);
+  ApiKeys keys = *keys_;
+  keys.renew(newer);
+  metrics_.set_keys(names_of(keys));
+  queue_.set_shares(shares_of(keys));
+  keys_ = std::make_shared<const ApiKeys>(std::move(keys));
 }
 
 double Admission::now() const {
@@ -81,12 +99,14 @@ Visitor Admission::identify(const http::Request& request, const http::ResponderP
   Visitor visitor;
   visitor.record->arrived = now();
   std::string name;
-  if (const std::string* header = request.header("Authorization"))
-    if (const auto key = options_.keys.find(*header)) {
+  if (const std::string* header = request.header("Authorization")) {
+    const auto keys = this->keys();
+    if (const auto key = keys->find(*header)) {
       visitor.key = visitor.record->key = *key;
       visitor.known = true;
-      name = options_.keys.keys()[*key].name;
+      name = keys->keys()[*key].name;
     }
+  }
   responder->on_done([this, name, record = visitor.record, method = request.method,
                       path = request.path,
                       remote = request.remote_address](const http::Outcome& outcome) {
@@ -111,8 +131,9 @@ Visitor Admission::identify(const http::Request& request, const http::ResponderP
 }
 
 bool Admission::admits(const Visitor& visitor, Access access, http::Responder& responder) {
-  if (options_.keys.required() && access != Access::kAnybody &&
-      (!visitor.known || (access == Access::kAdmin && !options_.keys.keys()[visitor.key].admin))) {
+  const auto keys = this->keys();
+  if (keys->required() && access != Access::kAnybody &&
+      (!visitor.known || (access == Access::kAdmin && !keys->keys()[visitor.key].admin))) {
     forbid(responder, visitor.known);
     return false;
   }
@@ -148,7 +169,7 @@ void Admission::refuse(http::Responder& responder, size_t key, const FairQueue::
 
 void Admission::submit(std::shared_ptr<ApiCall> call, const Visitor& visitor) {
   auto& request = call->request;
-  request.options.cache_salt = options_.keys.cache_salt(visitor.key, request.options.cache_salt);
+  request.options.cache_salt = keys()->cache_salt(visitor.key, request.options.cache_salt);
   const auto completions = static_cast<size_t>(request.params.n);
   std::unique_ptr<Ticket> ticket(new Ticket(*this));
   ticket->record_ = visitor.record;
@@ -287,19 +308,18 @@ QueueSnapshot Admission::queue() const {
     int64_t tokens = 0;
     for (const Ticket::PromptState& prompt : call->ticket->prompts_) tokens += prompt.length;
     const CallRecord& record = *call->ticket->record_;
-    result.first.push_back(
-        {.key = options_.keys.required() ? options_.keys.keys()[record.key].name : "",
-         .prompt_tokens = tokens,
-         .completions = std::ssize(call->ticket->prompts_) * record.n,
-         .priority = call->request.options.priority,
-         .seconds = time - record.arrived});
+    result.first.push_back({.key = keys_->required() ? keys_->keys()[record.key].name : "",
+                            .prompt_tokens = tokens,
+                            .completions = std::ssize(call->ticket->prompts_) * record.n,
+                            .priority = call->request.options.priority,
+                            .seconds = time - record.arrived});
   }
   return result;
 }
 
 void Admission::send_metrics(const http::ResponderPtr& responder) {
   const bool posted = post([this, responder](LLM& llm) {
-    std::vector<Metrics::KeyLoad> loads(names_of(options_.keys).size());
+    std::vector<Metrics::KeyLoad> loads(names_of(*keys()).size());
     {
       const std::lock_guard lock(mutex_);
       for (size_t i = 0; i < loads.size(); ++i)

@@ -87,6 +87,8 @@ class Admission {
 
   // Queues a call; from here on the queue and then the engine's request keep it alive.
   void submit(std::shared_ptr<ApiCall> call, const Visitor& visitor);
+  // Any thread. What those who are let in already have asked for is answered.
+  void renew_keys(const ApiKeys& newer);
   // Engine thread: lets in who is next, as long as there is room.
   void pump(LLM& llm);
   void abort_all();      // any thread: what waits and what runs, and what comes
@@ -106,13 +108,15 @@ class Admission {
   void refuse(http::Responder& responder, size_t key, const FairQueue::Refusal& refusal);
   bool post(EngineThread::Task task, bool urgent = false);  // false: the engine is gone
   void leave(Ticket& ticket);
-  bool many_keys() const { return options_.keys.keys().size() > 1; }
-  void drop(uint64_t id);  // its client has left
+  std::shared_ptr<const ApiKeys> keys() const;
+  bool many_keys() const { return keys_->keys().size() > 1; }  // under the lock
+  void drop(uint64_t id);                                      // its client has left
 
   const AdmissionOptions options_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   Metrics metrics_;
   mutable std::mutex mutex_;
+  std::shared_ptr<const ApiKeys> keys_;
   EngineThread* engine_;  // null: closed
   FairQueue queue_;
   int64_t uncomputed_ = 0;                                // prompt tokens of what is in the engine

@@ -151,11 +151,27 @@ void ApiKeys::append(ApiKey key, const std::string& where) {
   keys_.push_back(std::move(key));
 }
 
+void ApiKeys::renew(const ApiKeys& newer) {
+  for (ApiKey& key : keys_) {
+    key.removed = true;
+    key.sha256 = {};
+  }
+  for (const ApiKey& key : newer.keys_) {
+    const auto known = std::ranges::find(keys_, key.name, &ApiKey::name);
+    if (known != keys_.end())
+      *known = key;
+    else
+      keys_.push_back(key);
+  }
+}
+
 std::optional<size_t> ApiKeys::find(std::string_view authorization) const {
   const std::array<uint8_t, 32> digest = sha256(bearer_token(authorization));
   std::optional<size_t> found;
   for (size_t i = 0; i < keys_.size(); ++i)  // all of them, whichever it is
-    if (CRYPTO_memcmp(keys_[i].sha256.data(), digest.data(), digest.size()) == 0) found = i;
+    if (CRYPTO_memcmp(keys_[i].sha256.data(), digest.data(), digest.size()) == 0 &&
+        !keys_[i].removed)
+      found = i;
   if (bearer_token(authorization).empty()) return std::nullopt;
   return found;
 }

@@ -5,7 +5,8 @@
 //   {"keys": [{"name": "alice", "key_sha256": "9f86d0…", "weight": 2, "tokens_per_minute": 60000}]}
 //
 // A key is written "nv-" and 32 random bytes by whoever makes it; a digest without salt or
-// stretching is safe for such keys, and not for short passwords. Immutable once read: any thread.
+// stretching is safe for such keys, and not for short passwords. Nothing changes but by renew(),
+// which is for a copy: any thread.
 #pragma once
 
 #include <array>
@@ -29,6 +30,7 @@ struct ApiKey {
   int64_t requests_per_minute = 0, tokens_per_minute = 0;
   bool admin = false;         // may read /metrics and watch the engine
   bool shared_cache = false;  // shares cached prefixes with all other keys that say so
+  bool removed = false;       // by renew(): nobody's any more
 };
 
 class ApiKeys {
@@ -40,6 +42,10 @@ class ApiKeys {
   static ApiKeys parse(const std::string& where, std::string_view json);
   // A key in plain text, from the command line or the environment: an admin without limits.
   void add(const std::string& name, std::string_view key);
+
+  // Becomes `newer`, but for the indices: a key keeps its own as long as it has its name, one that
+  // `newer` has not got is removed, and new ones come last. What is counted by index goes on.
+  void renew(const ApiKeys& newer);
 
   bool required() const { return !keys_.empty(); }
   const std::vector<ApiKey>& keys() const { return keys_; }

@@ -7,20 +7,30 @@
 namespace nanovllm {
 
 FairQueue::FairQueue(const std::vector<ShareLimits>& shares, int64_t slots, int64_t max_queued)
-    : slots_(slots), max_queued_(max_queued), shares_(shares.size()) {
+    : slots_(slots), max_queued_(max_queued) {
+  set_shares(shares);
+}
+
+void FairQueue::set_shares(const std::vector<ShareLimits>& shares) {
+  const size_t known = shares_.size();
+  shares_.resize(shares.size());
   double weights = 0;
   for (const ShareLimits& limits : shares) weights += limits.weight;
   for (size_t i = 0; i < shares.size(); ++i) {
     Share& share = shares_[i];
     share.limits = shares[i];
-    share.deficit = share.quantum();
+    if (i >= known) share.deficit = share.quantum();
     share.owned_slots = std::max<int64_t>(
-        1, static_cast<int64_t>(static_cast<double>(slots) * shares[i].weight / weights));
-    share.requests = {static_cast<double>(shares[i].requests_per_minute),
-                      static_cast<double>(shares[i].requests_per_minute)};
-    share.tokens = {static_cast<double>(shares[i].tokens_per_minute),
-                    static_cast<double>(shares[i].tokens_per_minute)};
+        1, static_cast<int64_t>(static_cast<double>(slots_) * shares[i].weight / weights));
+    share.requests.set(shares[i].requests_per_minute);
+    share.tokens.set(shares[i].tokens_per_minute);
   }
+}
+
+// What has been used up stays so.
+void FairQueue::Bucket::set(int64_t limit) {
+  level += static_cast<double>(limit) - per_minute;
+  per_minute = static_cast<double>(limit);
 }
 
 void FairQueue::Bucket::refill(double now) {

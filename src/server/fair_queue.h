@@ -40,6 +40,10 @@ class FairQueue {
   // One share a key. slots: sequences that the engine runs at once. max_queued: of all keys.
   FairQueue(const std::vector<ShareLimits>& shares, int64_t slots, int64_t max_queued);
 
+  // Other limits and weights, and more shares behind those there are; what is queued and runs goes
+  // on. Never fewer.
+  void set_shares(const std::vector<ShareLimits>& shares);
+
   struct Refusal {
     std::string message, code;  // "rate_limit_exceeded", "queue_full"
     double retry_after = 1;     // seconds
@@ -83,6 +87,7 @@ class FairQueue {
   struct Bucket {
     double per_minute = 0, level = 0, time = 0;  // per_minute 0: no limit
     void refill(double now);
+    void set(int64_t limit);
     double seconds_until(double wanted) const;
   };
   struct Queued {

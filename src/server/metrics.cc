@@ -140,6 +140,12 @@ Metrics::Metrics(std::string model_name, std::string version, std::vector<std::s
       decode_(kRequestBuckets),
       inference_(kRequestBuckets) {}
 
+void Metrics::set_keys(std::vector<std::string> keys) {
+  const std::lock_guard lock(mutex_);
+  keys_ = std::move(keys);
+  key_counters_.resize(keys_.size());
+}
+
 void Metrics::add_step(const EngineStats& stats) {
   const std::lock_guard lock(mutex_);
   auto tokens = [](const EngineStats& s) { return s.prompt_tokens_computed + s.tokens_generated; };
@@ -258,7 +264,8 @@ std::string Metrics::text(const EngineStats& stats, const std::vector<KeyLoad>& 
   // By API key. Without keys there is one, without a name.
   auto by_key = [&](const char* type, const char* name, const char* help, auto&& value) {
     Family samples = family(type, name, help);
-    for (size_t i = 0; i < keys_.size(); ++i) samples.add(label("key", keys_[i]), value(i));
+    for (size_t i = 0; i < std::min(keys_.size(), loads.size()); ++i)
+      samples.add(label("key", keys_[i]), value(i));
   };
   by_key("gauge", "key_requests_running", "Requests in the engine.",
          [&](size_t i) { return loads[i].running; });

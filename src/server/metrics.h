@@ -45,6 +45,7 @@ class Metrics {
   Metrics(std::string model_name, std::string version, std::vector<std::string> keys,
           int64_t max_model_len);
 
+  void set_keys(std::vector<std::string> keys);       // others behind those there are
   void add_step(const EngineStats& stats);            // engine thread, before each step
   void add_token_gap(double seconds);                 // between two tokens of one completion
   void add_call(const CallRecord& call, double now);  // it is over
@@ -63,8 +64,8 @@ class Metrics {
   };
 
   const std::string model_name_, version_;
-  const std::vector<std::string> keys_;
   mutable std::mutex mutex_;
+  std::vector<std::string> keys_;
   EngineStats last_;
   int64_t prompt_tokens_ = 0, cached_tokens_ = 0;
   std::array<int64_t, 4> finished_{};  // by FinishReason

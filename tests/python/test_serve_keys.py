@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -111,6 +112,35 @@ def test_mistakes_are_named_before_the_model_is_loaded(tmp_path, flags, keys, me
     assert result.returncode == 2
     assert message in result.stderr
     assert "nonexistent-model" not in result.stderr
+
+
+def test_the_key_file_is_read_again_at_sighup(tmp_path):
+    carol = {"name": "carol", "key_sha256": digest("carol")}
+    with KeyServer(tmp_path, [ALICE, BOB]) as server:
+        def renew(text, said):
+            before = server.log().count(said)
+            (tmp_path / "keys.json").write_text(text)
+            server.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: server.log().count(said) > before)
+
+        def statuses():
+            return [server.complete(key)[0] for key in ("key of alice", "key of bob", "key of bob, new", "carol")]
+
+        assert statuses() == [200, 200, 401, 401]
+        with server.connect() as raw:  # bob's, under way while bob is removed
+            raw.send(head(body=completion(max_tokens=1500, ignore_eos=True, stream=True), Authorization="Bearer key of bob")).file.readline()
+            renew(json.dumps({"keys": [carol, ALICE]}), "2 API keys read")
+            assert statuses() == [200, 401, 401, 200]
+            while b"[DONE]" not in raw.file.readline():
+                pass
+        renew("{", "the keys stay as they are")
+        assert statuses() == [200, 401, 401, 200]
+        renew(json.dumps({"keys": [ALICE, {**BOB, "key_sha256": digest("key of bob, new"), "requests_per_minute": 1}]}), "2 API keys read")
+        assert statuses() == [200, 401, 200, 401]
+        assert server.complete("key of bob, new")[0] == 429
+        counted = {dict(labels)["key"]: value for (name, labels), value in server.metrics("key of alice").items()
+                   if name == "nano_vllm:key_requests_total"}
+        assert counted == {"alice": 4, "bob": 3, "carol": 2}  # what is counted goes on
 
 
 def test_limits_are_answered_with_429_and_when_to_come_back(tmp_path):

@@ -115,5 +115,24 @@ TEST(ApiKeys, NoSaltReachesAnotherKeysCache) {
   EXPECT_EQ(ApiKeys().cache_salt(0, "x"), "x");
 }
 
+TEST(ApiKeys, RenewKeepsTheIndicesOfNames) {
+  const auto list = [](const std::vector<std::pair<std::string, std::string>>& entries) {
+    ApiKeys keys;
+    for (const auto& [name, key] : entries) keys.add(name, key);
+    return keys;
+  };
+  ApiKeys keys = list({{"a", "1"}, {"b", "2"}, {"c", "3"}});
+  keys.renew(list({{"d", "2"}, {"c", "33"}, {"a", "1"}}));
+  EXPECT_EQ(keys.find("Bearer 1"), 0u);
+  EXPECT_EQ(keys.find("Bearer 2"), 3u);  // the same key, but another name
+  EXPECT_EQ(keys.find("Bearer 3"), std::nullopt);
+  EXPECT_EQ(keys.find("Bearer 33"), 2u);
+  EXPECT_TRUE(keys.keys()[1].removed);
+  keys.renew(list({{"b", "4"}}));
+  EXPECT_EQ(keys.find("Bearer 4"), 1u);
+  EXPECT_EQ(keys.find("Bearer 1"), std::nullopt);
+  EXPECT_TRUE(keys.required());
+}
+
 }  // namespace
 }  // namespace nanovllm

@@ -300,5 +300,24 @@ TEST(FairQueue, RandomOperationsLeaveNothingBehind) {
   }
 }
 
+TEST(FairQueue, OtherLimitsHoldAtOnceAndNothingUsedUpComesBack) {
+  FairQueue queue({{.requests_per_minute = 3}}, 4, 100);
+  EXPECT_FALSE(queue.check(0, 0));
+  EXPECT_FALSE(queue.check(0, 0));
+  queue.push({.id = 1, .key = 0, .tokens = 10});
+  queue.set_shares({{.requests_per_minute = 2}, {.weight = 3, .tokens_per_minute = 5}});
+  EXPECT_TRUE(queue.check(0, 0));
+  EXPECT_FALSE(queue.check(1, 0));
+  queue.push({.id = 2, .key = 1, .tokens = 10});
+  EXPECT_EQ(queue.num_queued(), 2);
+  EXPECT_TRUE(queue.pop(0));
+  EXPECT_TRUE(queue.pop(0));
+  queue.charge(2, 5, 0);
+  EXPECT_TRUE(queue.check(1, 0));
+  queue.set_shares({{}, {}});
+  EXPECT_FALSE(queue.check(0, 0));
+  EXPECT_FALSE(queue.check(1, 0));
+}
+
 }  // namespace
 }  // namespace nanovllm

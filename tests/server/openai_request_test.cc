@@ -56,7 +56,8 @@ TEST(CompletionRequest, WhatIsNotKnownIsRefusedByName) {
   EXPECT_EQ(refused(R"("tempratur": 1)"), "tempratur");
   EXPECT_EQ(refused(R"("messages": [])"), "messages");
   EXPECT_EQ(refused(R"("tempratur": null)"), "tempratur");
-  EXPECT_EQ(refused(R"("stream": true, "stream_options": {"usage": true})"), "stream_options.usage");
+  EXPECT_EQ(refused(R"("stream": true, "stream_options": {"usage": true})"),
+            "stream_options.usage");
   EXPECT_EQ(refused(R"("stream_options": {"include_usage": true})"), "stream_options");
 }
 
