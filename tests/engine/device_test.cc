@@ -19,7 +19,7 @@ EngineConfig device_config(const std::string& model = "llama-gqa") {
           .device = "cuda"};
 }
 
-Prompt ids(std::vector<int32_t> token_ids) { return {.token_ids = std::move(token_ids)}; }
+Prompt device_prompt(std::vector<int32_t> token_ids) { return {.token_ids = std::move(token_ids)}; }
 
 TEST(Device, IsChosenAndNamed) {
   const FakeDevice device;
@@ -51,7 +51,8 @@ TEST(Device, OverlapTakesNoMoreSteps) {
     config.max_num_seqs = 3;
     LLM llm(config);
     for (int i = 0; i < 7; ++i)
-      llm.add_request(ids({1, 2, 3, i}), {.max_tokens = 4 + i, .ignore_eos = true}, nullptr);
+      llm.add_request(device_prompt({1, 2, 3, i}), {.max_tokens = 4 + i, .ignore_eos = true},
+                      nullptr);
     while (llm.has_unfinished_requests()) {
       llm.step();
       llm.check_integrity();
@@ -72,7 +73,7 @@ TEST(Device, AStopIsNoticedOneStepLater) {
   const FakeDevice device;
   LLM llm(device_config());
   const SamplingParams plain{.temperature = 0, .max_tokens = 9, .ignore_eos = true};
-  const Prompt prompt = ids({5, 6, 7});
+  const Prompt prompt = device_prompt({5, 6, 7});
   const auto expected = llm.generate({&prompt, 1}, {&plain, 1})[0].outputs[0].token_ids;
   const int64_t before = llm.stats().steps;
   SamplingParams stopping = plain;
@@ -98,7 +99,7 @@ TEST(Device, CancelledWithAStepUnderWay) {
     ++events, aborts += e.finish_reason == FinishReason::kAbort;
   };
   const SamplingParams params{.max_tokens = 50, .ignore_eos = true};
-  const uint64_t a = llm.add_request(ids({1, 2, 3}), params, count);
+  const uint64_t a = llm.add_request(device_prompt({1, 2, 3}), params, count);
   llm.step();
   EXPECT_EQ(events, 0);  // its first token is under way
   llm.cancel(a);
@@ -107,23 +108,23 @@ TEST(Device, CancelledWithAStepUnderWay) {
   EXPECT_FALSE(llm.has_unfinished_requests());
   llm.check_integrity();
   // The next request's step reads what is left of it.
-  const Prompt prompt = ids({1, 2, 3});
+  const Prompt prompt = device_prompt({1, 2, 3});
   const auto out = llm.generate({&prompt, 1}, {&params, 1})[0];
   EXPECT_EQ(out.outputs[0].token_ids.size(), 50);
   EXPECT_EQ(events, 1);
   // From the callback of another, whose next token is under way.
   uint64_t b = 0;
-  const uint64_t c = llm.add_request(ids({4, 5}), params, [&](const StreamEvent& e) {
+  const uint64_t c = llm.add_request(device_prompt({4, 5}), params, [&](const StreamEvent& e) {
     if (e.finish_reason == FinishReason::kNone) llm.cancel(b);
   });
-  b = llm.add_request(ids({6, 7}), params, count);
+  b = llm.add_request(device_prompt({6, 7}), params, count);
   while (llm.has_unfinished_requests()) {
     llm.step();
     llm.check_integrity();
   }
   EXPECT_EQ(aborts, 2);
   llm.cancel(c);
-  llm.add_request(ids({1}), params, count);
+  llm.add_request(device_prompt({1}), params, count);
   llm.step();  // and the engine ends with a step under way
 }
 
@@ -131,7 +132,7 @@ TEST(Device, AGivenUpStepLeavesTheOneUnderWayAsItIs) {
   const FakeDevice device;
   LLM llm(device_config());
   const SamplingParams params{.temperature = 1, .seed = 3, .max_tokens = 30, .ignore_eos = true};
-  const Prompt prompt = ids({9, 8, 7});
+  const Prompt prompt = device_prompt({9, 8, 7});
   const auto expected = llm.generate({&prompt, 1}, {&params, 1})[0].outputs[0].token_ids;
   std::vector<int32_t> tokens;
   llm.add_request(prompt, params, [&](const StreamEvent& e) { tokens.push_back(e.token_id); });

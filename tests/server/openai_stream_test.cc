@@ -7,7 +7,7 @@
 namespace nanovllm::openai {
 namespace {
 
-ResponseContext context() {
+ResponseContext stream_context() {
   return {.id = "cmpl-1",
           .created = 1,
           .model = "m",
@@ -15,7 +15,7 @@ ResponseContext context() {
           .decode = [](const std::vector<int32_t>&) { return std::string("prompt"); }};
 }
 
-ApiRequest request(const std::string& body, Endpoint endpoint = Endpoint::kCompletions) {
+ApiRequest streamed(const std::string& body, Endpoint endpoint = Endpoint::kCompletions) {
   return parse_request(endpoint, parse_body(body), {});
 }
 
@@ -39,8 +39,8 @@ std::vector<Json> tell(ChunkStream& stream, const RequestOutput& output, int ind
 }
 
 TEST(ChunkStream, SaysNothingWhileACharacterIsIncomplete) {
-  const ApiRequest r = request(R"({"prompt": "x", "stream": true})");
-  const ResponseContext c = context();
+  const ApiRequest r = streamed(R"({"prompt": "x", "stream": true})");
+  const ResponseContext c = stream_context();
   ChunkStream stream(r, c, 1);
   RequestOutput output{.prompt_token_ids = {1}, .outputs = {{.token_ids = {7}}}};
   EXPECT_TRUE(tell(stream, output).empty());
@@ -58,9 +58,9 @@ TEST(ChunkStream, SaysNothingWhileACharacterIsIncomplete) {
 // Two completions of a prompt that is to be scored: the second found it in the cache and is done
 // before the first has scored it.
 TEST(ChunkStream, WaitsUntilThePromptIsScored) {
-  const ApiRequest r = request(
+  const ApiRequest r = streamed(
       R"({"prompt": [1, 2], "stream": true, "echo": true, "logprobs": 0, "n": 2, "max_tokens": 1})");
-  const ResponseContext c = context();
+  const ResponseContext c = stream_context();
   ChunkStream stream(r, c, 1);
   RequestOutput output{
       .prompt_token_ids = {1, 2}, .prompt_logprobs = {{}}, .outputs = {{.index = 0}, {.index = 1}}};
@@ -89,9 +89,9 @@ TEST(ChunkStream, WaitsUntilThePromptIsScored) {
 
 TEST(ChunkStream, AChatBeginsWithTheRole) {
   const ApiRequest r =
-      request(R"({"messages": [{"role": "user", "content": "x"}], "stream": true})",
-              Endpoint::kChatCompletions);
-  const ResponseContext c = context();
+      streamed(R"({"messages": [{"role": "user", "content": "x"}], "stream": true})",
+               Endpoint::kChatCompletions);
+  const ResponseContext c = stream_context();
   ChunkStream stream(r, c, 1);
   const auto all =
       tell(stream, {.prompt_token_ids = {1}, .outputs = {{.text = "a", .token_ids = {2}}}});

@@ -9,10 +9,8 @@
 namespace nanovllm {
 namespace {
 
-using Json = nlohmann::json;
-
 // As web/frames.js reads them.
-std::vector<int> expand(const Json& runs) {
+std::vector<int> expand(const nlohmann::json& runs) {
   std::vector<int> ids;
   for (size_t i = 0; i < runs.size(); i += 2) {
     const int first = runs[i], last = runs[i + 1], step = first <= last ? 1 : -1;
@@ -27,12 +25,12 @@ TEST(StepJson, WritesBlocksAsRuns) {
   for (const auto& table : tables) {
     StepTrace trace;
     trace.sequences.push_back({.request_id = 1, .block_table = table});
-    const Json runs = Json::parse(step_json(trace))["sequences"][0]["blocks"];
+    const nlohmann::json runs = nlohmann::json::parse(step_json(trace))["sequences"][0]["blocks"];
     EXPECT_EQ(expand(runs), std::vector<int>(table.begin(), table.end())) << runs;
   }
   StepTrace trace;
   for (int i = 0; i < 1000; ++i) trace.blocks.push_back({.is_cached = i >= 10 && i != 500});
-  EXPECT_EQ(Json::parse(step_json(trace))["cached"], Json({10, 499, 501, 999}));
+  EXPECT_EQ(nlohmann::json::parse(step_json(trace))["cached"], nlohmann::json({10, 499, 501, 999}));
 }
 
 TEST(StepJson, SaysWhatTheTraceSays) {
@@ -55,30 +53,32 @@ TEST(StepJson, SaysWhatTheTraceSays) {
   for (int i = 0; i < 80; ++i)
     t.sequences.push_back({.request_id = 10u + i, .status = Status::kWaiting});
   t.stats.waiting = 80;
-  const Json json = Json::parse(step_json(t));
+  const nlohmann::json json = nlohmann::json::parse(step_json(t));
   EXPECT_EQ(json["step"], 7);
   EXPECT_EQ(json["seconds"], 0.25);
   EXPECT_EQ(json["phases"]["model"], 0.2);
-  EXPECT_EQ(json["batch"][0], Json::parse(R"({"id":3,"index":0,"first":40,"tokens":1,
+  EXPECT_EQ(json["batch"][0], nlohmann::json::parse(R"({"id":3,"index":0,"first":40,"tokens":1,
       "decode":true,"drafts":4,"accepted":2})"));
   EXPECT_EQ(json["batch"][1],
-            Json::parse(R"({"id":4,"index":1,"first":0,"tokens":16,"cached":32})"));
+            nlohmann::json::parse(R"({"id":4,"index":1,"first":0,"tokens":16,"cached":32})"));
   EXPECT_EQ(json["sequences"].size(), 1 + kMaxWaitingShown);
-  EXPECT_EQ(json["sequences"][0], Json::parse(R"({"id":3,"index":0,"status":"finished",
+  EXPECT_EQ(json["sequences"][0], nlohmann::json::parse(R"({"id":3,"index":0,"status":"finished",
       "reason":"stop","prompt":39,"output":4,"computed":43,"blocks":[]})"));
   EXPECT_EQ(json["stats"]["waiting"], 80);
 }
 
 TEST(QueueJson, SaysWhatWaits) {
-  EXPECT_EQ(Json::parse(queue_json({})), Json::parse(R"({"count": 0, "first": []})"));
+  EXPECT_EQ(nlohmann::json::parse(queue_json({})),
+            nlohmann::json::parse(R"({"count": 0, "first": []})"));
   const QueueSnapshot queue = {
       .count = 70,
       .first = {
           {.key = "alice", .prompt_tokens = 9, .completions = 2, .priority = -1, .seconds = 0.5},
           {.prompt_tokens = 1, .completions = 1}}};
-  const Json json = Json::parse(queue_json(queue));
+  const nlohmann::json json = nlohmann::json::parse(queue_json(queue));
   EXPECT_EQ(json["count"], 70);
-  EXPECT_EQ(json["first"][0], Json::parse(R"({"key": "alice", "prompt": 9, "completions": 2,
+  EXPECT_EQ(json["first"][0],
+            nlohmann::json::parse(R"({"key": "alice", "prompt": 9, "completions": 2,
                                               "priority": -1, "seconds": 0.5})"));
   EXPECT_EQ(json["first"][1]["key"], "");
 }

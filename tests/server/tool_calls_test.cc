@@ -157,7 +157,9 @@ TEST(ToolCalls, RandomTexts) {
       for (const char c : text) bytes.emplace_back(1, c);
       const std::string whole = read(format, {text});
       ASSERT_EQ(read(format, bytes), whole) << text;
-      if (whole.find("|f(") == std::string::npos) ASSERT_EQ(whole, text);
+      if (whole.find("|f(") == std::string::npos) {
+        ASSERT_EQ(whole, text);
+      }
     }
   }
 }
