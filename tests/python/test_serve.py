@@ -246,9 +246,8 @@ class TestRequests:
     )
     def test_what_can_never_run_is_refused_while_others_wait(self, path, body, field):
         with Server("--max-num-seqs", 1) as server, server.connect() as first, server.connect() as second:
-            for raw in (first, second):
-                raw.send(head(body=completion(stream=True, n=1000, temperature=1, max_tokens=1500, ignore_eos=True)))
-            first.file.readline()
+            for raw in (first, second):  # not streaming: who does not read events is dropped after some time
+                raw.send(head(body=completion(n=1000, temperature=1, max_tokens=1500, ignore_eos=True)))
             wait_until(lambda: server.metric("key_requests_waiting") == 1)
             status, _, error = server.post(path, body)
             assert status == 400 and error["error"]["param"] == field, error
