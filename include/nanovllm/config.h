@@ -37,7 +37,7 @@ struct EngineConfig {
   std::string kv_cache_dtype = "auto";  // auto | float32 | bfloat16 | int8; auto is bfloat16
   std::string dtype = "auto";  // auto | float32 | bfloat16: how unquantized weights are kept
   std::string quantization =
-      "none";  // none | int8 | int4: of weights that are not quantized, at load
+      "none";  // none | int8 | int4 | fp8 (cuda): of weights that are not quantized, at load
   int64_t tensor_parallel_size = 1;
   std::string device = "auto";          // auto | cpu | cuda
   double gpu_memory_utilization = 0.9;  // share of what this process can get, not of the GPU

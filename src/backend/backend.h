@@ -32,8 +32,9 @@ class Communicator;
 // How a packed weight is kept. kAsStored keeps BF16, F16 and block-quantized tensors as they are,
 // and narrows F32 to bfloat16; the others convert unquantized tensors (block-quantized ones always
 // stay as they are). kInt8 / kInt4 quantize unquantized tensors in blocks of 32 along the input
-// dimension. Products with quantized weights may quantize the activations too, but for kFloat32.
-enum class WeightType { kAsStored, kFloat32, kBFloat16, kInt8, kInt4 };
+// dimension, kFloat8 row by row to 8-bit floats (E4M3), which not every backend has. Products with
+// quantized weights may quantize the activations too, but for kFloat32.
+enum class WeightType { kAsStored, kFloat32, kBFloat16, kInt8, kInt4, kFloat8 };
 
 // A packed [out_features, in_features] matrix, opaque to everything above the backend.
 class Weight {

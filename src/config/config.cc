@@ -38,7 +38,7 @@ void EngineConfig::validate() const {
   check_range("--threads", threads, 0, 1024);
   check_choice("--kv-cache-dtype", kv_cache_dtype, {"auto", "float32", "bfloat16", "int8"});
   check_choice("--dtype", dtype, {"auto", "float32", "bfloat16"});
-  check_choice("--quantization", quantization, {"none", "int8", "int4"});
+  check_choice("--quantization", quantization, {"none", "int8", "int4", "fp8"});
   check_choice("--device", device, {"auto", "cpu", "cuda"});
   if (!(gpu_memory_utilization > 0 && gpu_memory_utilization <= 1))
     throw InvalidArgument(

@@ -21,6 +21,7 @@ constexpr int64_t kDefaultKVBytes = int64_t{1} << 30;
 WeightType weight_type(const EngineConfig& config) {
   if (config.quantization == "int8") return WeightType::kInt8;
   if (config.quantization == "int4") return WeightType::kInt4;
+  if (config.quantization == "fp8") return WeightType::kFloat8;
   if (config.dtype == "float32") return WeightType::kFloat32;
   if (config.dtype == "bfloat16") return WeightType::kBFloat16;
   return WeightType::kAsStored;

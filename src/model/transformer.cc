@@ -51,10 +51,10 @@ TensorView vocabulary_table(Checkpoint& checkpoint, const Shard& shard, const ch
 // no longer than a few of those questions, and a batch not long enough for anybody to mind.
 constexpr int64_t kLongBatch = 64;
 
-// Four bits are too few for the head, whose errors no later layer evens out, and for the embedding
-// it is often tied to.
+// Four bits, or three of a mantissa, are too few for the head, whose errors no later layer evens
+// out, and for the embedding it is often tied to.
 WeightType table_type(WeightType type) {
-  return type == WeightType::kInt4 ? WeightType::kInt8 : type;
+  return type == WeightType::kInt4 || type == WeightType::kFloat8 ? WeightType::kInt8 : type;
 }
 
 }  // namespace

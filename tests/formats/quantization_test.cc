@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "formats/json.h"
+#include "formats/quantize.h"
 
 namespace nanovllm {
 namespace {
@@ -17,6 +18,29 @@ std::string from_hex(const std::string& hex) {
   for (size_t i = 0; i < hex.size(); i += 2)
     bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
   return bytes;
+}
+
+// Every number is its own nearest, and between two neighbours the nearer one, or the even one.
+TEST(Float8, RoundsToTheNearest) {
+  std::vector<float> numbers;
+  for (int bits = 0; bits < 0x7f; ++bits) {
+    numbers.push_back(float8_to_float(static_cast<uint8_t>(bits)));
+    EXPECT_EQ(float_to_float8(numbers.back()), bits);
+    EXPECT_EQ(float_to_float8(-numbers.back()), bits | 0x80);
+  }
+  EXPECT_EQ(numbers[1], 1.0f / 512);
+  EXPECT_EQ(numbers[0x38], 1.0f);
+  EXPECT_EQ(numbers.back(), 448.0f);
+  for (int bits = 0; bits + 1 < 0x7f; ++bits) {
+    const float a = numbers[bits], b = numbers[bits + 1], middle = (a + b) / 2;
+    ASSERT_LT(a, b);
+    EXPECT_EQ(float_to_float8(std::nextafter(middle, a)), bits);
+    EXPECT_EQ(float_to_float8(middle), bits + bits % 2);
+    EXPECT_EQ(float_to_float8(std::nextafter(middle, b)), bits + 1);
+  }
+  EXPECT_EQ(float_to_float8(1e9f), 0x7e);
+  EXPECT_EQ(float_to_float8(-std::numeric_limits<float>::infinity()), 0xfe);
+  EXPECT_TRUE(std::isnan(float8_to_float(float_to_float8(std::nanf("")))));
 }
 
 // The golden values come from the gguf Python package (tools/make_quantization_golden.py).

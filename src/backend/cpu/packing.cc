@@ -5,13 +5,15 @@
 #include <cmath>
 #include <cstring>
 
-#include "backend/cpu/quantize.h"
-#include "backend/cpu/unpack_block.h"
 #include "formats/quantization.h"
+#include "formats/quantize.h"
+#include "formats/unpack_block.h"
 #include "nanovllm/error.h"
 
 namespace nanovllm {
 namespace {
+
+static_assert(kQ8MinLargest == kInt8Largest);
 
 PanelKind kind_of(DType dtype, WeightType type) {
   switch (dtype) {
@@ -151,6 +153,8 @@ void pack_quantized_panel(PanelKind kind, const Row* rows, int64_t in_features, 
 
 CpuWeight plan_weight(std::span<const TensorView> parts, WeightType type) {
   if (parts.empty()) throw Error("weight", "no tensors to pack");
+  if (type == WeightType::kFloat8)
+    throw InvalidArgument("--quantization", "is fp8; on the CPU, none, int8 and int4 are allowed");
   CpuWeight weight;
   int64_t rows = 0, bytes = 0;
   for (const TensorView& part : parts) {
@@ -197,8 +201,7 @@ std::unique_ptr<CpuWeight> pack_weight(std::span<const TensorView> parts, Weight
   const int64_t in_features = weight->in_features;
   const auto row_at = [&](int64_t n) {
     for (const TensorView& part : parts) {
-      if (n < part.shape[0])
-        return Row{part.data.data() + n * part.stride(), part.dtype};
+      if (n < part.shape[0]) return Row{part.data.data() + n * part.stride(), part.dtype};
       n -= part.shape[0];
     }
     return Row{};

@@ -4,15 +4,22 @@
 #include <cstring>
 
 #include "backend/cuda/check.h"
+#include "backend/cuda/pack_quantized.h"
 
 namespace nanovllm::cuda {
 namespace {
 
-// A matrix [out_features, in_features] as the products read it.
+// A matrix [out_features, in_features] as the products read it: by rows, or in tiles.
 struct CudaWeight : Weight {
+  WeightFormat format;
   DeviceBuffer memory;
+
+  const void* data() const { return memory.as<void>(); }
+  QuantizedMatrix quantized() const {
+    return {format, memory.as<std::byte>(), out_features, in_features};
+  }
 };
-const void* data(const Weight& w) { return static_cast<const CudaWeight&>(w).memory.as<void>(); }
+const CudaWeight& cuda_weight(const Weight& w) { return static_cast<const CudaWeight&>(w); }
 
 Element kv_element(KVType type) {
   if (type == KVType::kInt8)
@@ -34,6 +41,7 @@ CudaBackend::CudaBackend(const PluginOptions& options)
   device_name_ = properties.name;
   isa_ = "sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
   matmul_.emplace();
+  scratch_ = DeviceBuffer(Scratch::kBytes);
 }
 
 CudaBackend::~CudaBackend() {
@@ -64,8 +72,13 @@ std::unique_ptr<Weight> CudaBackend::pack(std::span<const TensorView> parts, Wei
     weight->out_features += part.shape[0];
   }
   weight->bytes = packed_bytes(parts, type);
+  weight->format = weight_format(parts, type);
   weight->memory = DeviceBuffer(weight->bytes);
   auto* to = weight->memory.as<std::byte>();
+  if (weight->format != WeightFormat::kPlain) {
+    uploader_.upload_quantized(parts, weight->quantized(), to);
+    return weight;
+  }
   for (const TensorView& part : parts) {
     uploader_.upload(part, element_, to);
     to += part.num_elements() * element_bytes(element_);
@@ -74,9 +87,12 @@ std::unique_ptr<Weight> CudaBackend::pack(std::span<const TensorView> parts, Wei
 }
 
 int64_t CudaBackend::packed_bytes(std::span<const TensorView> parts, WeightType type) const {
-  int64_t elements = 0;
-  for (const TensorView& part : parts) elements += part.num_elements();
-  return elements * element_bytes(weight_element(type));
+  int64_t rows = 0;
+  const int64_t columns = parts.front().shape.back();
+  for (const TensorView& part : parts) rows += part.shape.front();
+  const WeightFormat format = weight_format(parts, type);
+  return format == WeightFormat::kPlain ? rows * columns * element_bytes(weight_element(type))
+                                        : matrix_bytes(format, rows, columns);
 }
 
 int64_t CudaBackend::kv_cache_bytes(const KVCacheShape& s) const {
@@ -149,8 +165,8 @@ void CudaBackend::reserve(const StepLimits& limits) {
 }
 
 int64_t CudaBackend::reserved_bytes(const StepLimits& limits) const {
-  return Matmul::kWorkspaceBytes + BatchBuffers::bytes(limits) + limits.max_tokens * 4 +
-         CudaSampler::bytes(limits, kLogitsRows);
+  return Matmul::kWorkspaceBytes + Scratch::kBytes + BatchBuffers::bytes(limits) +
+         limits.max_tokens * 4 + CudaSampler::bytes(limits, kLogitsRows);
 }
 
 std::unique_ptr<StepSampler> CudaBackend::make_sampler() {
@@ -184,8 +200,12 @@ void CudaBackend::embed(const Weight& table, int64_t first_id, std::span<const i
                         float* out) {
   if (!batch_ || ids.data() != batch_->token_ids.data())
     throw Error("embed", "takes the tokens of the batch under way");
-  cuda::embed(element_, data(table), first_id, table.out_features, device_batch_.token_ids,
-              link_.tokens.as<int32_t>(), std::ssize(ids), table.in_features, out, stream_.get());
+  const CudaWeight& w = cuda_weight(table);
+  if (w.format != WeightFormat::kPlain)
+    return embed_quantized(w.quantized(), first_id, device_batch_.token_ids,
+                           link_.tokens.as<int32_t>(), std::ssize(ids), out, stream_.get());
+  cuda::embed(element_, w.data(), first_id, w.out_features, device_batch_.token_ids,
+              link_.tokens.as<int32_t>(), std::ssize(ids), w.in_features, out, stream_.get());
 }
 
 void CudaBackend::rms_norm(const float* x, const float* weight, float eps, int64_t rows,
@@ -202,16 +222,24 @@ void CudaBackend::add_rms_norm(float* residual, const float* x, const float* wei
   cuda::add_rms_norm(element_, residual, x, weight, eps, rows, dim, out, stream_.get());
 }
 
+void CudaBackend::multiply(const Weight& weight, const float* x, int64_t rows, Element out_type,
+                           float* out) {
+  const CudaWeight& w = cuda_weight(weight);
+  if (w.format == WeightFormat::kPlain)
+    return matmul_->linear(w.data(), w.in_features, w.out_features, x, rows, element_, out_type,
+                           out, w.out_features, stream_.get());
+  quantized_linear(*matmul_, {scratch_.as<std::byte>(), Scratch::kBytes}, w.quantized(), x, rows,
+                   out_type, out, stream_.get());
+}
+
 void CudaBackend::linear(const Weight& w, const float* bias, const float* x, int64_t rows,
                          float* out) {
-  matmul_->linear(data(w), w.in_features, w.out_features, x, rows, element_, element_, out,
-                  stream_.get());
+  multiply(w, x, rows, element_, out);
   if (bias) cuda::add_bias(element_, out, bias, rows, w.out_features, stream_.get());
 }
 
 void CudaBackend::logits(const Weight& head, const float* x, int64_t rows, float* out) {
-  matmul_->linear(data(head), head.in_features, head.out_features, x, rows, element_,
-                  Element::kFloat32, out, stream_.get());
+  multiply(head, x, rows, Element::kFloat32, out);
 }
 
 std::span<float> CudaBackend::to_host(float* logits, int64_t n) {

@@ -1,6 +1,6 @@
 // CudaBackend: the Backend on one NVIDIA GPU. Activations are bfloat16, the residual, norm weights
 // and logits float32, sums float32 everywhere. Where weights are asked for in float32, activations
-// are, too.
+// are, too. Quantized weights stay so (quantized.h).
 //
 // A call puts kernels into one stream and returns; to_host() is where the host waits. A step made
 // of decodes alone is padded to one of a few sizes, recorded as a CUDA graph the first time, and
@@ -23,6 +23,7 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/matmul.h"
 #include "backend/cuda/memory.h"
+#include "backend/cuda/quantized_matmul.h"
 #include "backend/cuda/uploader.h"
 #include "backend/plugin.h"
 
@@ -82,6 +83,8 @@ class CudaBackend : public Backend {
   };
   Reserved& reserved();
 
+  // What linear() and logits() are.
+  void multiply(const Weight& w, const float* x, int64_t rows, Element out_type, float* out);
   KVCache layer(int index) const;
   bool uses_tensor_cores() const;  // for attention
   // The current device is the calling thread's, and another thread may call than the one before.
@@ -89,11 +92,13 @@ class CudaBackend : public Backend {
 
   const PluginOptions options_;
   std::string device_name_, isa_;
-  Element element_ = Element::kBFloat16;  // of the weights and the activations
-  bool element_known_ = false;            // by the first weight
+  Element element_ =
+      Element::kBFloat16;       // of the activations, and of weights that are not quantized
+  bool element_known_ = false;  // by the first weight
   Stream stream_;
   Uploader uploader_{stream_};
   std::optional<Matmul> matmul_;
+  DeviceBuffer scratch_;
   std::optional<Reserved> reserved_;
   PinnedBuffer
       logits_host_;  // as large as to_host() was asked for: by few, where there is a sampler

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "backend/cuda/quantized.h"
+
 namespace nanovllm::cuda {
 
 enum class Element { kFloat32, kBFloat16 };
@@ -32,10 +34,24 @@ void add_bias(Element type, void* x, const float* bias, int64_t rows, int64_t di
               cudaStream_t stream);
 
 // ---- linear.cu
-// out[t, n] = sum_k x[t, k] * w[n, k] for any shape: what cuBLASLt has no algorithm for. out is of
-// `out_type`.
+// y[t, n] = sum_k x[t, k] * w[n, k] for any shape: what cuBLASLt has no algorithm for. y is of
+// `out_type`, its rows y_stride elements apart.
 void plain_linear(Element type, const void* w, const void* x, int64_t rows, int64_t in, int64_t out,
-                  Element out_type, void* y, cudaStream_t stream);
+                  Element out_type, void* y, int64_t y_stride, cudaStream_t stream);
+
+// ---- linear_quantized.cu
+// The same for up to kFewRows rows of bfloat16; the rows of out lie side by side.
+constexpr int kFewRows = 32;
+void few_rows_linear(const QuantizedMatrix& w, const void* x, int64_t rows, Element out_type,
+                     void* out, cudaStream_t stream);
+
+// ---- dequantize.cu
+// Rows first_row, a multiple of 16, to first_row + rows - 1 as bfloat16 [rows, in_features].
+void dequantize(const QuantizedMatrix& w, int64_t first_row, int64_t rows, void* to,
+                cudaStream_t stream);
+// embed() from such a table.
+void embed_quantized(const QuantizedMatrix& table, int64_t first_id, const int32_t* ids,
+                     const int32_t* drawn, int64_t tokens, float* out, cudaStream_t stream);
 
 // ---- the cache and the batch, as kernels see them
 // One layer of the cache: keys and values each [num_blocks][num_kv_heads][block_size][head_dim].

@@ -40,7 +40,7 @@ Matmul::~Matmul() {
 
 Matmul::Plan* Matmul::plan(const Shape& shape) {
   if (const auto it = plans_.find(shape); it != plans_.end()) return it->second.get();
-  const auto [in, out, rows, type, out_type] = shape;
+  const auto [in, out, rows, out_stride, type, out_type] = shape;
   auto plan = std::make_unique<Plan>();
   check(cublasLtMatmulDescCreate(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
         "cublasLtMatmulDescCreate");
@@ -48,14 +48,14 @@ Matmul::Plan* Matmul::plan(const Shape& shape) {
   check(cublasLtMatmulDescSetAttribute(plan->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                        sizeof transposed),
         "cublasLtMatmulDescSetAttribute");
-  const auto layout = [](cublasLtMatrixLayout_t* l, Element e, int64_t r, int64_t c) {
+  const auto layout = [](cublasLtMatrixLayout_t* l, Element e, int64_t r, int64_t c, int64_t ld) {
     check(cublasLtMatrixLayoutCreate(l, data_type(e), static_cast<uint64_t>(r),
-                                     static_cast<uint64_t>(c), r),
+                                     static_cast<uint64_t>(c), ld),
           "cublasLtMatrixLayoutCreate");
   };
-  layout(&plan->w, type, in, out);
-  layout(&plan->x, type, in, rows);
-  layout(&plan->out, out_type, out, rows);
+  layout(&plan->w, type, in, out, in);
+  layout(&plan->x, type, in, rows, in);
+  layout(&plan->out, out_type, out, rows, out_stride);
 
   cublasLtMatmulPreference_t preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
@@ -77,10 +77,12 @@ Matmul::Plan* Matmul::plan(const Shape& shape) {
 }
 
 void Matmul::linear(const void* w, int64_t in, int64_t out_features, const void* x, int64_t rows,
-                    Element type, Element out_type, void* out, cudaStream_t stream) {
+                    Element type, Element out_type, void* out, int64_t out_stride,
+                    cudaStream_t stream) {
   if (rows == 0) return;
-  const Plan* p = plan({in, out_features, rows, type, out_type});
-  if (!p) return plain_linear(type, w, x, rows, in, out_features, out_type, out, stream);
+  const Plan* p = plan({in, out_features, rows, out_stride, type, out_type});
+  if (!p)
+    return plain_linear(type, w, x, rows, in, out_features, out_type, out, out_stride, stream);
   const float one = 1, zero = 0;
   check(cublasLtMatmul(handle_, p->product, &one, w, p->w, x, p->x, &zero, out, p->out, out, p->out,
                        &p->algorithm, workspace_.as<void>(), kWorkspaceBytes, stream),

@@ -28,13 +28,14 @@ class Matmul {
   Matmul& operator=(const Matmul&) = delete;
 
   // out[t, n] = sum_k x[t, k] * w[n, k].  w [out_features, in_features], x [rows, in_features],
-  // both of `type`; out is of out_type.
+  // both of `type`; out is of out_type, its rows out_stride elements apart.
   void linear(const void* w, int64_t in_features, int64_t out_features, const void* x, int64_t rows,
-              Element type, Element out_type, void* out, cudaStream_t stream);
+              Element type, Element out_type, void* out, int64_t out_stride, cudaStream_t stream);
 
  private:
   struct Plan;
-  using Shape = std::tuple<int64_t, int64_t, int64_t, Element, Element>;  // in, out, rows, types
+  // in, out, rows, stride of out, types
+  using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t, Element, Element>;
   Plan* plan(const Shape& shape);  // null: there is no algorithm
 
   cublasLtHandle_t handle_ = nullptr;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cuda/check.h"
+#include "backend/cuda/pack_quantized.h"
 #include "formats/quantization.h"
 
 namespace nanovllm::cuda {
@@ -13,13 +14,15 @@ namespace {
 
 constexpr int64_t kBufferBytes = 8 << 20;
 // Below this a thread costs more than it does.
-constexpr int64_t kSerialElements = 1 << 17;
+constexpr int64_t kSerialBytes = 1 << 18;
 
-// f(first, count) over pieces of `n` elements, on several threads. Pieces begin at multiples of
-// `granularity`.
-void share(int64_t n, int64_t granularity, const std::function<void(int64_t, int64_t)>& f) {
+// f(first, count) over pieces of `n` elements of so many bytes, on several threads. Pieces begin at
+// multiples of `granularity`.
+void share(int64_t n, int64_t granularity, int64_t bytes_per_element,
+           const std::function<void(int64_t, int64_t)>& f) {
   const int64_t threads = std::clamp<int64_t>(
-      std::min<int64_t>(n / kSerialElements, std::thread::hardware_concurrency()), 1, 16);
+      std::min<int64_t>(n * bytes_per_element / kSerialBytes, std::thread::hardware_concurrency()),
+      1, 16);
   const int64_t step = (n / granularity + threads - 1) / threads * granularity;
   std::vector<std::thread> others;
   for (int64_t first = step; first < n; first += step)
@@ -41,7 +44,7 @@ void Uploader::run(int64_t elements, int64_t granularity, int64_t bytes_per_elem
     next_ ^= 1;
     copied_[next_].synchronize();
     auto* const buffer = buffers_[next_].as<std::byte>();
-    share(count, granularity, [&](int64_t begin, int64_t n) {
+    share(count, granularity, bytes_per_element, [&](int64_t begin, int64_t n) {
       fill(first + begin, n, buffer + begin * bytes_per_element);
     });
     check(cudaMemcpyAsync(out + first * bytes_per_element, buffer,
@@ -93,6 +96,20 @@ void Uploader::upload(std::span<const float> values, float* out) {
         std::memcpy(to, values.data() + first, static_cast<size_t>(count) * 4);
       },
       reinterpret_cast<std::byte*>(out));
+}
+
+void Uploader::upload_quantized(std::span<const TensorView> parts, const QuantizedMatrix& m,
+                                std::byte* out) {
+  const int64_t bytes = tile_row_bytes(m.format, m.in_features);  // of an element here: 16 rows
+  if (bytes > kBufferBytes)
+    throw Error("tensor '" + parts.front().name + "'", "has rows that are too long to quantize");
+  run(
+      tiles_along(m.out_features, kTileRows), 1, bytes,
+      [&](int64_t first, int64_t count, std::byte* to) {
+        for (int64_t i = 0; i < count; ++i)
+          pack_tile_row(parts, m.format, (first + i) * kTileRows, to + i * bytes);
+      },
+      out);
 }
 
 void Uploader::finish() {

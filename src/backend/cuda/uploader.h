@@ -23,6 +23,9 @@ class Uploader {
   // The rows of `tensor` (any DType), as `type`, to `out` [rows, columns].
   void upload(const TensorView& tensor, Element type, void* out);
   void upload(std::span<const float> values, float* out);
+  // The matrix that `parts` are when stacked, quantized (pack_quantized.h), to out.
+  void upload_quantized(std::span<const TensorView> parts, const QuantizedMatrix& matrix,
+                        std::byte* out);
   // When all has arrived: gives the buffers back.
   void finish();
 

@@ -18,11 +18,13 @@ inline constexpr int64_t kTokens = 128, kPositions = 320, kBlockSize = 16, kSeqs
 // A transformer on a backend, and the logits of its last batch.
 struct Model {
   Model(const std::string& folder, std::unique_ptr<Backend> on, bool float32)
+      : Model(folder, std::move(on), float32 ? WeightType::kFloat32 : WeightType::kAsStored) {}
+  Model(const std::string& folder, std::unique_ptr<Backend> on, WeightType type)
       : backend(std::move(on)), checkpoint(Checkpoint::open(folder)) {
+    const bool float32 = type == WeightType::kFloat32;
     const ModelConfig& c = checkpoint->config();
     transformer = std::make_unique<Transformer>(
-        *checkpoint, *backend, single, make_shards(c, {}, 1)[0],
-        float32 ? WeightType::kFloat32 : WeightType::kAsStored, kTokens, kPositions);
+        *checkpoint, *backend, single, make_shards(c, {}, 1)[0], type, kTokens, kPositions);
     backend->allocate_kv_cache({c.num_layers, kPositions / kBlockSize + 1, kBlockSize,
                                 c.num_kv_heads, c.head_dim,
                                 float32 ? KVType::kFloat32 : KVType::kBFloat16});

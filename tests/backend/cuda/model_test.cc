@@ -81,6 +81,31 @@ TEST(CudaModel, LogprobsOfTheCpuBackend) {
   }
 }
 
+// Quantized, in steps of few rows and of many, against the CPU backend with the same quants; it has
+// no fp8, which is compared with bfloat16 and has the error of three bits of mantissa.
+TEST(CudaModel, QuantizedLogprobsOfTheCpuBackend) {
+  const RandomCheckpoint checkpoint({.heads = 3, .kv_heads = 1, .head_dim = 64}, 64);
+  Random random(62);
+  const auto ids = random_ids(120, RandomCheckpointShape().vocab, random);
+  for (const WeightType type : {WeightType::kInt8, WeightType::kInt4, WeightType::kFloat8}) {
+    Model gpu(checkpoint.folder(), make_cuda_backend(true), type);
+    Model cpu(checkpoint.folder(), make_cpu_backend(1),
+              type == WeightType::kFloat8 ? WeightType::kAsStored : type);
+    for (const int32_t chunk : {100, 7}) {
+      const auto logprobs = [&](Model& model) {
+        return score(
+            ids, chunk, kBlockSize, [&](const Batch& batch) { model.run(batch); },
+            [&](int32_t row) { return model.logits(row); });
+      };
+      const std::vector<double> got = logprobs(gpu), want = logprobs(cpu);
+      double sum = 0;
+      for (size_t i = 0; i < want.size(); ++i) sum += std::fabs(got[i] - want[i]);
+      EXPECT_LT(sum / static_cast<double>(want.size()), type == WeightType::kFloat8 ? 0.35 : 0.1)
+          << static_cast<int>(type) << " by " << chunk;
+    }
+  }
+}
+
 TEST(CudaModel, SameBitsWithGraphsAndWithout) {
   const RandomCheckpoint checkpoint({}, 1);
   Model eager(checkpoint.folder(), make_cuda_backend(true), false);

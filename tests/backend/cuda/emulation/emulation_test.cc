@@ -146,13 +146,14 @@ TEST(EmulationDeathTest, TheHostHasNoBusinessInTheDevice) {
 }
 
 // The same bits in every order of threads and blocks, and with the device's memory closed to the
-// host. Prompts and decoding, tensor cores and not.
+// host. Prompts and decoding, tensor cores and not, quantized weights and not.
 TEST(Emulation, TheModelDoesNotDependOnTheOrderOfThreads) {
-  for (const int64_t head_dim : {64, 20}) {
+  for (const auto& [head_dim, type] :
+       {std::pair{int64_t{64}, WeightType::kAsStored}, std::pair{int64_t{20}, WeightType::kInt4}}) {
     const RandomCheckpoint checkpoint(
         {.layers = 1, .heads = 3, .kv_heads = 1, .head_dim = head_dim}, 3);
-    const auto logits = [&] {
-      Model model(checkpoint.folder(), make_cuda_backend(false), false);
+    const auto logits = [&, as = type] {
+      Model model(checkpoint.folder(), make_cuda_backend(false), as);
       return decode_some(model, 2);
     };
     const std::vector<float> want = logits();

@@ -1,4 +1,4 @@
-#include "backend/cpu/unpack_block.h"
+#include "formats/unpack_block.h"
 
 #include <cstring>
 

@@ -1,9 +1,9 @@
-#include "backend/cpu/quantize.h"
+#include "formats/quantize.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
-#include "backend/cpu/panels.h"
 #include "formats/quantization.h"
 
 namespace nanovllm {
@@ -40,11 +40,11 @@ QuantBlock quantize_int8(const float* weights) {
   QuantBlock block;
   const Range r = range(weights);
   const float min = rounded_to_half(r.low, &block.min);
-  const float scale = rounded_to_half((r.high - min) / kQ8MinLargest, &block.scale);
+  const float scale = rounded_to_half((r.high - min) / kInt8Largest, &block.scale);
   const float inverse = scale > 0 ? 1 / scale : 0;
   for (int i = 0; i < kGroup; ++i) {
     const float q = round_to_integer((weights[i] - min) * inverse);
-    const float most = kQ8MinLargest;
+    const float most = kInt8Largest;
     block.q[i] = static_cast<uint8_t>(q > 0 ? std::min(q, most) : 0.0f);
   }
   return block;
@@ -84,6 +84,27 @@ QuantBlock quantize_int4(const float* weights) {
   for (int i = 0; i < kGroup; ++i)
     block.q[i] = static_cast<uint8_t>(static_cast<int>(best_q[i]) + 8);
   return block;
+}
+
+uint8_t float_to_float8(float x) {
+  const uint8_t sign = std::signbit(x) ? 0x80 : 0;
+  if (std::isnan(x)) return sign | 0x7f;
+  const float size = std::min(std::fabs(x), kFloat8Largest);
+  if (size < 0x1p-6f) {  // multiples of 2^-9: those are as far apart as floats around 1.5 * 2^14
+    const float rounded = (size + 0x1.8p14f) - 0x1.8p14f;
+    return static_cast<uint8_t>(sign | static_cast<int>(rounded * 0x1p9f));
+  }
+  uint32_t bits = std::bit_cast<uint32_t>(size);
+  bits += 0x7ffff + (bits >> 20 & 1);  // of 23 bits of mantissa, 20 go
+  return static_cast<uint8_t>(sign | ((bits >> 20) - ((127 - 7) << 3)));
+}
+
+float float8_to_float(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  const float size = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
+                                   : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  const float value = (bits & 0x7f) == 0x7f ? std::nanf("") : size;
+  return bits & 0x80 ? -value : value;
 }
 
 }  // namespace nanovllm
