@@ -116,8 +116,7 @@ class Backend {
   // One pass over the batch: `forward` makes the calls below for the batch that it is given, and
   // says whether it came to the end. A backend may give it a padded batch, or repeat what an
   // earlier pass of the same shape recorded instead of calling it. When run() returns the batch may
-  // be changed, but for logits_rows, of which parts are given to gather_rows() before the next
-  // pass.
+  // be changed; parts of its logits_rows are given to gather_rows() before the next pass.
   virtual bool run(const Batch& batch, const std::function<bool(const Batch&)>& forward) {
     return forward(batch);
   }

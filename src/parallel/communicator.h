@@ -53,6 +53,10 @@ class Communicator {
   // This rank cannot go on: calls of the others, under way or to come, throw with `why`.
   virtual void fail(const std::string& why) noexcept = 0;
 
+  // Throws as a call would if another rank is known to have failed. Asks nobody and waits for
+  // nobody.
+  virtual void check() {}
+
   // "host-b" of each rank, and how many ranks share this one's processors, itself included.
   virtual std::string host(int rank) const = 0;
   virtual int ranks_here() const = 0;

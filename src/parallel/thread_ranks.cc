@@ -164,6 +164,7 @@ class ThreadRanks::ThreadCommunicator final : public Communicator {
   void fail(const std::string& why) noexcept override {
     meeting_.fail("rank " + std::to_string(rank()) + " on " + meeting_.host, why);
   }
+  void check() override { meeting_.check(); }
   std::string host(int) const override { return meeting_.host; }
   int ranks_here() const override { return size(); }
 

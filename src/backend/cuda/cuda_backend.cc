@@ -46,6 +46,7 @@ CudaBackend::CudaBackend(const PluginOptions& options)
 
 CudaBackend::~CudaBackend() {
   cudaSetDevice(options_.device);
+  communicator_.reset();                 // what waits for other ranks has ended or is aborted
   cudaStreamSynchronize(stream_.get());  // nothing may be freed under a kernel
 }
 
@@ -152,6 +153,23 @@ void CudaBackend::upload(std::span<const float> values, float* out) {
   uploader_.upload(values, out);
 }
 
+// The sum of the embeddings is the residual, which is float32; the others are of activations.
+Communicator& CudaBackend::connect(Communicator& host) {
+  if (host.size() == 1) return host;
+  make_current();
+  const auto element_of = [this](const float* data) {
+    return data == residual_ ? Element::kFloat32 : element_;
+  };
+  const auto destroy_graphs = [this] {
+    if (reserved_) reserved_->graphs.clear();
+  };
+  communicator_ = std::make_unique<NcclCommunicator>(
+      host, stream_,
+      NcclCommunicator::Options{
+          {scratch_.as<std::byte>(), Scratch::kBytes}, element_of, destroy_graphs});
+  return *communicator_;
+}
+
 CudaBackend::Reserved::Reserved(const StepLimits& limits, bool use_graphs)
     : batch(limits), graphs(use_graphs, std::min(limits.max_seqs, limits.max_tokens)) {}
 
@@ -189,7 +207,7 @@ bool CudaBackend::run(const Batch& batch, const std::function<bool(const Batch&)
   Reserved& r = reserved();
   const Batch& padded = r.graphs.pad(batch);
   device_batch_ = r.batch.upload(padded, link_.params, &link_.device_params, stream_);
-  logits_rows_ = batch.logits_rows;
+  logits_rows_.assign(batch.logits_rows.begin(), batch.logits_rows.end());
   batch_ = &padded;
   const bool complete = r.graphs.run(padded, stream_, [&] { return forward(padded); });
   batch_ = nullptr;
@@ -200,6 +218,7 @@ void CudaBackend::embed(const Weight& table, int64_t first_id, std::span<const i
                         float* out) {
   if (!batch_ || ids.data() != batch_->token_ids.data())
     throw Error("embed", "takes the tokens of the batch under way");
+  residual_ = out;
   const CudaWeight& w = cuda_weight(table);
   if (w.format != WeightFormat::kPlain)
     return embed_quantized(w.quantized(), first_id, device_batch_.token_ids,
@@ -245,6 +264,7 @@ void CudaBackend::logits(const Weight& head, const float* x, int64_t rows, float
 std::span<float> CudaBackend::to_host(float* logits, int64_t n) {
   make_current();
   if (n > logits_host_floats_) {
+    stream_.synchronize();  // pinning memory may wait for the device, and so for other ranks
     logits_host_ = PinnedBuffer(n * 4);
     logits_host_floats_ = n;
   }
@@ -287,11 +307,12 @@ void CudaBackend::silu_mul(const float* gate_up, int64_t rows, int64_t dim, floa
 void CudaBackend::gather_rows(const float* x, std::span<const int32_t> rows, int64_t dim,
                               float* out) {
   make_current();
-  const int64_t first = rows.data() - logits_rows_.data();
-  if (first < 0 || first + std::ssize(rows) > std::ssize(logits_rows_))
+  if (rows.empty()) return;
+  const auto first = std::ranges::lower_bound(logits_rows_, rows.front());
+  if (std::ranges::mismatch(rows, std::span(first, logits_rows_.end())).in1 != rows.end())
     throw Error("gather_rows", "takes rows of the batch's logits_rows");
-  cuda::gather_rows(element_, x, device_batch_.logits_rows + first, std::ssize(rows), dim, out,
-                    stream_.get());
+  cuda::gather_rows(element_, x, device_batch_.logits_rows + (first - logits_rows_.begin()),
+                    std::ssize(rows), dim, out, stream_.get());
 }
 
 }  // namespace nanovllm::cuda

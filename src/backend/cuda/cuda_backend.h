@@ -1,6 +1,7 @@
-// CudaBackend: the Backend on one NVIDIA GPU. Activations are bfloat16, the residual, norm weights
-// and logits float32, sums float32 everywhere. Where weights are asked for in float32, activations
-// are, too. Quantized weights stay so (quantized.h).
+// CudaBackend: the Backend on one NVIDIA GPU; several ranks have one each (nccl_communicator.h).
+// Activations are bfloat16, the residual, norm weights and logits float32, sums float32 everywhere.
+// Where weights are asked for in float32, activations are, too. Quantized weights stay so
+// (quantized.h).
 //
 // A call puts kernels into one stream and returns; to_host() is where the host waits. A step made
 // of decodes alone is padded to one of a few sizes, recorded as a CUDA graph the first time, and
@@ -23,6 +24,7 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/matmul.h"
 #include "backend/cuda/memory.h"
+#include "backend/cuda/nccl_communicator.h"
 #include "backend/cuda/quantized_matmul.h"
 #include "backend/cuda/uploader.h"
 #include "backend/plugin.h"
@@ -44,6 +46,7 @@ class CudaBackend : public Backend {
   int64_t kv_cache_bytes(const KVCacheShape& shape) const override;
   float* allocate(int64_t num_floats) override;
   void upload(std::span<const float> values, float* out) override;
+  Communicator& connect(Communicator& host) override;
   void reserve(const StepLimits& limits) override;
   int64_t reserved_bytes(const StepLimits& limits) const override;
   int64_t max_logits_rows() const override { return kLogitsRows; }
@@ -99,6 +102,8 @@ class CudaBackend : public Backend {
   Uploader uploader_{stream_};
   std::optional<Matmul> matmul_;
   DeviceBuffer scratch_;
+  std::unique_ptr<NcclCommunicator> communicator_;  // of several ranks
+  const float* residual_ = nullptr;                 // what embed() filled last
   std::optional<Reserved> reserved_;
   PinnedBuffer
       logits_host_;  // as large as to_host() was asked for: by few, where there is a sampler
@@ -114,7 +119,7 @@ class CudaBackend : public Backend {
   // whose logits_rows may still be asked for.
   const Batch* batch_ = nullptr;
   DeviceBatch device_batch_;
-  std::span<const int32_t> logits_rows_;
+  std::vector<int32_t> logits_rows_;
 };
 
 }  // namespace nanovllm::cuda

@@ -24,8 +24,11 @@ bool decodes_only(const Batch& batch) { return batch.num_tokens() == batch.num_s
 Graphs::Graphs(bool enabled, int64_t max_seqs)
     : enabled_(enabled), max_size_(std::min(max_seqs, kLargest)) {}
 
-Graphs::~Graphs() {
+Graphs::~Graphs() { clear(); }
+
+void Graphs::clear() {
   for (const auto& [size, graph] : graphs_) cudaGraphExecDestroy(graph);
+  graphs_.clear();
 }
 
 std::vector<int32_t> Graphs::sizes() const {

@@ -41,6 +41,8 @@ class Graphs {
   // size, if there is one; else by forward itself, which is called a second time to be recorded.
   // False: forward did not come to its end.
   bool run(const Batch& padded, const Stream& stream, const std::function<bool()>& forward);
+  // Forgets them all.
+  void clear();
 
  private:
   // Null: forward did not come to its end.

@@ -32,6 +32,10 @@ void gather_rows(Element type, const void* x, const int32_t* rows, int64_t num_r
 // x[t, :] += bias.
 void add_bias(Element type, void* x, const float* bias, int64_t rows, int64_t dim,
               cudaStream_t stream);
+// out[i] = ((parts[0][i] + parts[1][i]) + parts[2][i]) + ..., summed in float32; parts [ranks, n]
+// and out of `type`.
+void sum_ranks(Element type, const void* parts, int ranks, int64_t n, void* out,
+               cudaStream_t stream);
 
 // ---- linear.cu
 // y[t, n] = sum_k x[t, k] * w[n, k] for any shape: what cuBLASLt has no algorithm for. y is of

@@ -1,8 +1,29 @@
 #include "backend/cuda/memory.h"
 
+#include <chrono>
+#include <thread>
+
 #include "backend/cuda/check.h"
 
 namespace nanovllm::cuda {
+namespace {
+
+// Until query() is done. A step of decoding takes a few milliseconds, so this does not sleep.
+template <typename Query>
+void wait(const Query& query, const std::function<void()>& check_ranks, const char* call) {
+  constexpr std::chrono::milliseconds kInterval{1};
+  auto next = std::chrono::steady_clock::now() + kInterval;
+  for (cudaError_t state; (state = query()) != cudaSuccess;) {
+    if (state != cudaErrorNotReady) check(state, call);
+    if (const auto now = std::chrono::steady_clock::now(); now > next) {
+      check_ranks();
+      next = now + kInterval;
+    }
+    std::this_thread::yield();
+  }
+}
+
+}  // namespace
 
 DeviceBuffer::DeviceBuffer(int64_t bytes, bool zeroed) {
   if (bytes <= 0) return;
@@ -37,7 +58,12 @@ Stream::Stream() {
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
 }
 Stream::~Stream() { cudaStreamDestroy(stream_); }
-void Stream::synchronize() { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+void Stream::synchronize() const {
+  if (check_)
+    wait([&] { return cudaStreamQuery(stream_); }, check_, "cudaStreamQuery");
+  else
+    check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
 
 Event::Event() {
   check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
@@ -45,7 +71,13 @@ Event::Event() {
 Event::~Event() { cudaEventDestroy(event_); }
 void Event::record(const Stream& stream) {
   check(cudaEventRecord(event_, stream.get()), "cudaEventRecord");
+  stream_ = &stream;
 }
-void Event::synchronize() { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+void Event::synchronize() {
+  if (stream_ && stream_->check_)
+    wait([&] { return cudaEventQuery(event_); }, stream_->check_, "cudaEventQuery");
+  else
+    check(cudaEventSynchronize(event_), "cudaEventSynchronize");
+}
 
 }  // namespace nanovllm::cuda

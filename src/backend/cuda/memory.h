@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <functional>
 #include <utility>
 
 namespace nanovllm::cuda {
@@ -48,7 +49,8 @@ class PinnedBuffer {
   void* data_ = nullptr;
 };
 
-// One order of work for the device.
+// One order of work for the device. Work that waits for another GPU may never end: who waits for a
+// watched stream calls `check` now and then, which throws if there is no use in waiting.
 class Stream {
  public:
   Stream();
@@ -56,13 +58,17 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
   cudaStream_t get() const { return stream_; }
-  void synchronize();
+  void watch(std::function<void()> check) { check_ = std::move(check); }
+  void synchronize() const;
 
  private:
+  friend class Event;
   cudaStream_t stream_ = nullptr;
+  std::function<void()> check_;
 };
 
-// A place in the order of a stream that the host can wait for. Not recorded yet: it is past.
+// A place in the order of a stream that the host can wait for. Not recorded yet: it is past. The
+// stream outlives it.
 class Event {
  public:
   Event();
@@ -74,6 +80,7 @@ class Event {
 
  private:
   cudaEvent_t event_ = nullptr;
+  const Stream* stream_ = nullptr;
 };
 
 }  // namespace nanovllm::cuda

@@ -11,16 +11,9 @@
 
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/matmul.h"
+#include "backend/cuda/scratch.h"
 
 namespace nanovllm::cuda {
-
-// Memory of the device that is free between two calls of the backend.
-struct Scratch {
-  // An H100's second-level cache has 50 MB.
-  static constexpr int64_t kBytes = 32 << 20;
-  std::byte* data = nullptr;
-  int64_t bytes = 0;
-};
 
 // out[t, n] = sum_k x[t, k] * w[n, k].  x [rows, in_features] in bfloat16, out [rows, out_features]
 // of out_type. Throws Error where scratch does not hold 128 rows of w.

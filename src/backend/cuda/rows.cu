@@ -81,6 +81,25 @@ __global__ void add_bias_kernel(T* x, const float* bias, int blocks_per_row, int
   store<V>(at, y);
 }
 
+template <typename T, int V>
+__global__ void sum_ranks_kernel(const T* parts, int ranks, int64_t n, T* out) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int64_t at = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * V;
+  if (at >= n) return;
+  Vector<float, V> sums = {};
+  for (int r = 0; r < ranks; ++r) {
+    const auto part = load<V>(parts + r * n + at);
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      sums.v[i] = r == 0 ? to_float(part.v[i]) : sums.v[i] + to_float(part.v[i]);
+  }
+  Vector<T, V> y;
+#pragma unroll
+  for (int i = 0; i < V; ++i) y.v[i] = from_float<T>(sums.v[i]);
+  store<V>(out + at, y);
+}
+
 // One block a row. The row is read twice; the second time it comes from the first-level cache.
 template <typename T, int V>
 __global__ void add_rms_norm_kernel(float* in, const T* x, const float* weight, float eps, int dim,
@@ -181,6 +200,18 @@ void add_bias(Element type, void* x, const float* bias, int64_t rows, int64_t di
       const unsigned blocks = blocks_per_row(dim, width);
       launch(add_bias_kernel<T, width>, static_cast<unsigned>(rows) * blocks, kThreads, 0, stream,
              static_cast<T*>(x), bias, blocks, dim);
+    });
+  });
+}
+
+void sum_ranks(Element type, const void* parts, int ranks, int64_t n, void* out,
+               cudaStream_t stream) {
+  if (n == 0) return;
+  with_type(type, [&](auto t) {
+    using T = decltype(t);
+    with_width<16 / sizeof(T)>(n, [&](auto width) {
+      launch(sum_ranks_kernel<T, width>, ceil_div(n, int64_t{width} * kThreads), kThreads, 0,
+             stream, static_cast<const T*>(parts), ranks, n, static_cast<T*>(out));
     });
   });
 }

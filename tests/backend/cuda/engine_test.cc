@@ -1,5 +1,6 @@
 // The engine on the CUDA backend, loaded as a plugin: the same tokens as on the CPU, where both
 // compute in float32; the same with graphs, with overlapping steps and without.
+#include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -87,6 +88,37 @@ TEST_P(CudaEngine, TokensOfTheCpuHoweverItRuns) {
 
 INSTANTIATE_TEST_SUITE_P(Tiny, CudaEngine, ::testing::Values("qwen3", "mistral"),
                          [](const auto& info) { return std::string(info.param); });
+
+// Each rank on a GPU of its own, against as many on the CPU. Steps as they are give the same bits
+// as recorded ones.
+class CudaRanks : public ::testing::TestWithParam<int> {};
+
+TEST_P(CudaRanks, TokensOfTheCpu) {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices < GetParam())
+    GTEST_SKIP() << "needs " << GetParam() << " GPUs";
+  EngineConfig config = engine_config("qwen3", "cpu");
+  config.tensor_parallel_size = GetParam();
+  const std::vector<Answer> cpu = answers(config);
+  config.device = "cuda";
+  const std::vector<Answer> cuda = answers(config);
+  expect_same(cuda, cpu, 1e-3f);
+  config.enforce_eager = true;
+  expect_same(answers(config), cuda, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiny, CudaRanks, ::testing::Values(2, 3));
+
+// The device's memory of int8 weights, and tokens.
+TEST(CudaPlugin, QuantizedWeightsTakeLess) {
+  EngineConfig config = engine_config("qwen3", "cuda");
+  config.dtype = "auto";
+  config.kv_cache_dtype = "auto";
+  const int64_t plain = LLM(config).memory_plan().weights_bytes;
+  config.quantization = "int8";
+  EXPECT_LT(LLM(config).memory_plan().weights_bytes, plain);  // rows of 40 and 58 are padded to 64
+  for (const Answer& answer : answers(config)) EXPECT_FALSE(answer.tokens.empty());
+}
 
 TEST(CudaPlugin, SaysWhereItRuns) {
   const LLM llm(engine_config("qwen3", "cuda"));

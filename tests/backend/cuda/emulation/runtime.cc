@@ -1,9 +1,13 @@
 // The runtime behind include/cuda_runtime.h: device memory between guard pages, streams that do
 // their work when somebody waits, captured streams that keep it.
+//
+// Work may wait for that of another stream (nccl.cc). Then whoever waits does what it can of all
+// streams, and lets other threads enqueue what is missing.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <map>
 #include <memory>
@@ -14,9 +18,10 @@
 
 #include "cuda_runtime.h"
 
-using Work = std::function<void()>;
+using Work = std::function<bool()>;  // whether it is done
 
 struct CUstream_st {
+  int device = 0;
   std::deque<Work> queue;
   uint64_t enqueued = 0, done = 0;
   bool capturing = false, broken = false;
@@ -33,6 +38,11 @@ struct CUgraph_st {
 struct CUgraphExec_st {
   std::vector<Work> nodes;
 };
+
+namespace {
+thread_local int current_device = 0;
+constexpr int kDevices = 4;
+}  // namespace
 
 namespace emulation {
 namespace {
@@ -61,12 +71,6 @@ Device& device() {
   return *d;
 }
 
-// Every call holds it, so that threads may share the device; kernels of one run while others wait.
-std::recursive_mutex& lock() {
-  static auto* m = new std::recursive_mutex;
-  return *m;
-}
-
 // While one lives, the device's memory can be touched.
 class Open {
  public:
@@ -93,18 +97,53 @@ const Allocation* find(const std::map<char*, Allocation>& all, const void* p, si
   return first + bytes <= it->first + it->second.bytes ? &it->second : nullptr;
 }
 
-void drain(CUstream_st& s, uint64_t until) {
+// False: what comes next waits for other streams.
+bool drain(CUstream_st& s, uint64_t until) {
   const Open open;
   while (s.done < until) {
-    const Work work = std::move(s.queue.front());
+    Work work = std::move(s.queue.front());
     s.queue.pop_front();
     ++s.done;
-    work();
+    if (work()) continue;
+    s.queue.push_front(std::move(work));
+    --s.done;
+    return false;
+  }
+  return true;
+}
+
+// What can be done at once, of other streams only if that is needed.
+bool try_drain(CUstream_st& s, uint64_t until) {
+  if (drain(s, until)) return true;
+  for (bool progress = true; progress;) {
+    progress = false;
+    for (auto& other : device().streams) {
+      const uint64_t before = other->done;
+      drain(*other, other->enqueued);
+      progress |= other->done != before;
+    }
+  }
+  return s.done >= until;
+}
+
+using Guard = std::unique_lock<std::recursive_mutex>;
+
+void wait_for(Guard& guard, CUstream_st& s, uint64_t until) {
+  while (!try_drain(s, until)) {
+    guard.unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    guard.lock();
   }
 }
 
-void drain_all() {
-  for (auto& s : device().streams) drain(*s, s->enqueued);
+// All streams of the calling thread's device.
+void wait_for_device(Guard& guard) {
+  const auto busy = [] {
+    for (auto& s : device().streams)
+      if (s->device == current_device && s->done < s->enqueued) return s.get();
+    return static_cast<CUstream_st*>(nullptr);
+  };
+  while (CUstream_st* const s = busy()) wait_for(guard, *s, s->enqueued);
 }
 
 // A call that a capture by the same thread does not survive.
@@ -133,6 +172,12 @@ cudaError_t copy_now(void* to, const void* from, size_t bytes, cudaMemcpyKind ki
 
 Counters& counters() { return device().counters; }
 
+// Threads share the devices; kernels of one run while others wait.
+std::recursive_mutex& lock() {
+  static auto* m = new std::recursive_mutex;
+  return *m;
+}
+
 void protect_device_memory(bool on) {
   const std::lock_guard guard(lock());
   Device& d = device();
@@ -148,9 +193,10 @@ cudaError_t allow_shared_memory(const void* kernel, int bytes) {
   return cudaSuccess;
 }
 
-cudaError_t enqueue(cudaStream_t stream, Work work) {
+cudaError_t enqueue_until(cudaStream_t stream, Work work) {
   const std::lock_guard guard(lock());
   if (stream == nullptr) fail("the default stream", "is not for the backend");
+  if (stream->device != current_device) return cudaErrorInvalidResourceHandle;
   if (stream->capturing) {
     stream->captured.push_back(std::move(work));
   } else {
@@ -160,7 +206,14 @@ cudaError_t enqueue(cudaStream_t stream, Work work) {
   return cudaSuccess;
 }
 
-cudaError_t launch(const cudaLaunchConfig_t& c, const void* kernel, Work thread) {
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
+  return enqueue_until(stream, [work = std::move(work)] {
+    work();
+    return true;
+  });
+}
+
+cudaError_t launch(const cudaLaunchConfig_t& c, const void* kernel, std::function<void()> thread) {
   const std::lock_guard guard(lock());
   const auto& limits = device().shared_limits;
   const auto limit = limits.find(kernel);
@@ -193,6 +246,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid configuration argument";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
     default:
@@ -206,10 +261,14 @@ cudaError_t cudaDriverGetVersion(int* version) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = kDevices;
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int index) { return index == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int index) {
+  if (index < 0 || index >= kDevices) return cudaErrorInvalidDevice;
+  current_device = index;
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrMultiProcessorCount      ? 4
            : attribute == cudaDevAttrComputeCapabilityMajor ? 9
@@ -228,9 +287,9 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
-  const std::lock_guard guard(emulation::lock());
+  emulation::Guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
-  emulation::drain_all();
+  emulation::wait_for_device(guard);
   return cudaSuccess;
 }
 
@@ -257,9 +316,9 @@ cudaError_t cudaMalloc(void** pointer, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* pointer) {
-  const std::lock_guard guard(emulation::lock());
+  emulation::Guard guard(emulation::lock());
   if (pointer == nullptr) return cudaSuccess;
-  emulation::drain_all();
+  emulation::wait_for_device(guard);
   const emulation::Open open;
   const auto it = device().memory.find(static_cast<char*>(pointer));
   if (it == device().memory.end()) emulation::fail("cudaFree", "of what is not allocated");
@@ -280,16 +339,16 @@ cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* pointer) {
-  const std::lock_guard guard(emulation::lock());
-  emulation::drain_all();
+  emulation::Guard guard(emulation::lock());
+  emulation::wait_for_device(guard);
   device().pinned.erase(static_cast<char*>(pointer));
   std::free(pointer);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  const std::lock_guard guard(emulation::lock());
+  emulation::Guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
-  emulation::drain_all();
+  emulation::wait_for_device(guard);
   return emulation::copy_now(to, from, bytes, kind);
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
@@ -306,10 +365,20 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     emulation::copy_now(to, from, bytes, kind);
   });
 }
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind kind,
+                              cudaStream_t stream) {
+  if (width > to_pitch || width > from_pitch) return cudaErrorInvalidValue;
+  return emulation::enqueue(stream, [=] {
+    for (size_t row = 0; row < height; ++row)
+      emulation::copy_now(static_cast<char*>(to) + row * to_pitch,
+                          static_cast<const char*>(from) + row * from_pitch, width, kind);
+  });
+}
 cudaError_t cudaMemset(void* to, int value, size_t bytes) {
-  const std::lock_guard guard(emulation::lock());
+  emulation::Guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
-  emulation::drain_all();
+  emulation::wait_for_device(guard);
   const emulation::Open open;
   if (!emulation::find(device().memory, to, bytes)) emulation::fail("cudaMemset", "elsewhere");
   std::memset(to, value, bytes);
@@ -324,19 +393,25 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   const std::lock_guard guard(emulation::lock());
   *stream = device().streams.emplace_back(std::make_unique<CUstream_st>()).get();
+  (*stream)->device = current_device;
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  const std::lock_guard guard(emulation::lock());
-  emulation::drain(*stream, stream->enqueued);
+  emulation::Guard guard(emulation::lock());
+  emulation::wait_for(guard, *stream, stream->enqueued);
   std::erase_if(device().streams, [&](const auto& s) { return s.get() == stream; });
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  emulation::Guard guard(emulation::lock());
+  if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
+  emulation::wait_for(guard, *stream, stream->enqueued);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
   const std::lock_guard guard(emulation::lock());
   if (const auto error = emulation::refuse_in_capture(); error != cudaSuccess) return error;
-  emulation::drain(*stream, stream->enqueued);
-  return cudaSuccess;
+  return emulation::try_drain(*stream, stream->enqueued) ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new CUevent_st;
@@ -352,9 +427,14 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  const std::lock_guard guard(emulation::lock());
-  if (event->stream) emulation::drain(*event->stream, event->at);
+  emulation::Guard guard(emulation::lock());
+  if (event->stream) emulation::wait_for(guard, *event->stream, event->at);
   return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const std::lock_guard guard(emulation::lock());
+  if (!event->stream || emulation::try_drain(*event->stream, event->at)) return cudaSuccess;
+  return cudaErrorNotReady;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -381,18 +461,19 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  return emulation::enqueue(stream, [exec] {
-    ++emulation::counters().graph_launches;
-    for (const Work& node : exec->nodes) node();
-  });
+  if (const auto error = emulation::enqueue(stream, [] { ++emulation::counters().graph_launches; });
+      error != cudaSuccess)
+    return error;
+  for (const Work& node : exec->nodes) emulation::enqueue_until(stream, node);
+  return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   delete graph;
   return cudaSuccess;
 }
+// One that runs is freed when it has ended: the stream has its nodes.
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   const std::lock_guard guard(emulation::lock());
-  emulation::drain_all();
   delete exec;
   return cudaSuccess;
 }

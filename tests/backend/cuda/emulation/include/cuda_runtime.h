@@ -4,7 +4,8 @@
 // Signatures and meanings are CUDA's: https://docs.nvidia.com/cuda/cuda-runtime-api
 //
 // As on a GPU, what goes to a stream is done later: here when somebody waits for the stream or an
-// event behind it.
+// event behind it. There are four devices, and a stream is for threads whose current one is its
+// own.
 #pragma once
 
 #include <cmath>
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <mutex>
 #include <tuple>
 
 #include "backend/cuda/emulation/emulator.h"
@@ -164,6 +166,7 @@ enum cudaError_t {
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidResourceHandle = 400,
   cudaErrorNotReady = 600,
   cudaErrorStreamCaptureUnsupported = 900,
 };
@@ -215,6 +218,9 @@ cudaError_t cudaFreeHost(void* pointer);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
+                              size_t width, size_t height, cudaMemcpyKind kind,
+                              cudaStream_t stream);
 cudaError_t cudaMemset(void* to, int value, size_t bytes);
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
 
@@ -222,10 +228,12 @@ inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventQuery(cudaEvent_t event);
 
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
@@ -258,8 +266,12 @@ namespace emulation {
 cudaError_t allow_shared_memory(const void* kernel, int bytes);
 cudaError_t launch(const cudaLaunchConfig_t& config, const void* kernel,
                    std::function<void()> thread);
-// Work for a stream of the libraries (cublasLt).
+// Work for a stream of the libraries (cublasLt). The second kind says whether it is done; until
+// then it is called again (nccl.cc).
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work);
+cudaError_t enqueue_until(cudaStream_t stream, std::function<bool()> work);
+// What every call of the runtime holds, and all work.
+std::recursive_mutex& lock();
 
 // What tests ask.
 struct Counters {
