@@ -133,10 +133,11 @@ TEST(ThreadRanks, AFailureEndsEverybodysCalls) {
       std::vector<float> data(100, 1.0f);
       c.all_reduce(data.data(), 100);
       if (c.rank() == size - 1) return c.fail("its file is gone");
-      for (int call = 0; call < 2; ++call) {
+      for (int call = 0; call < 3; ++call) {
         try {
           if (call == 0) c.all_reduce(data.data(), 100);
           if (call == 1) c.barrier();
+          if (call == 2) c.check();
         } catch (const Error& e) {
           EXPECT_EQ(e.where(), "rank " + std::to_string(size - 1) + " on " + c.host(0));
           EXPECT_EQ(e.reason(), "its file is gone");
@@ -144,7 +145,7 @@ TEST(ThreadRanks, AFailureEndsEverybodysCalls) {
         }
       }
     });
-    EXPECT_EQ(told, 2 * (size - 1));
+    EXPECT_EQ(told, 3 * (size - 1));
   }
 }
 

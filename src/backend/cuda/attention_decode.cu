@@ -14,12 +14,14 @@ namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * 32, kKeys = 16, kStages = 3, kRows = 16;
 
-// Shared memory: the queries, then of each warp the stages of its pipeline, keys and values. When
-// all is read, the space of the pipelines holds each warp's outputs, maxima and sums.
+// Shared memory: of each warp the stages of its pipeline, keys and values. Before the last stage of
+// the first warp is filled, the queries lie there; when all is read, each warp's outputs, maxima
+// and sums. GPUs other than data centers' have 99 KB for a block.
 template <int dim>
 constexpr size_t shared_bytes() {
-  return sizeof(bf16) * dim * (kRows + kWarps * kStages * 2 * kKeys);
+  return sizeof(bf16) * dim * kWarps * kStages * 2 * kKeys;
 }
+static_assert(kRows <= 2 * kKeys && shared_bytes<128>() <= 99 * 1024);
 
 // What a block leaves for the one that merges: its rows' outputs, then their maxima, then their
 // sums.
@@ -37,8 +39,8 @@ __global__ void __launch_bounds__(kThreads)
     decode_kernel(AttentionArgs args, DeviceBatch batch, KVCache cache, int group, int row_tiles,
                   Parts parts) {
   constexpr int units = dim / 8;
-  bf16* const queries = dynamic_shared<bf16>();
-  bf16* const pipelines = queries + kRows * dim;
+  bf16* const pipelines = dynamic_shared<bf16>();
+  bf16* const queries = pipelines + (kStages - 1) * 2 * kKeys * dim;
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const int seq = static_cast<int>(blockIdx.z), split = static_cast<int>(blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y) / row_tiles;
@@ -111,6 +113,7 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   uint32_t q[dim / 16][4];
   load_queries<dim>(q, queries);
+  __syncthreads();  // every warp has them
 
   AttentionRows<dim> state;
   state.clear();
@@ -182,7 +185,7 @@ __global__ void __launch_bounds__(kThreads)
   });
   __threadfence();
   __syncthreads();
-  auto* const last = reinterpret_cast<unsigned*>(queries);
+  auto* const last = reinterpret_cast<unsigned*>(all + kWarps * kPartFloats<dim>);
   if (thread == 0)
     *last = atomicAdd(&parts.ended[pair], 1u) + 1 == static_cast<unsigned>(used_splits);
   __syncthreads();

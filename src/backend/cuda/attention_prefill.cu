@@ -14,6 +14,7 @@ template <int dim>
 constexpr size_t shared_bytes() {
   return sizeof(bf16) * dim * (kRows + 4 * kKeys) + sizeof(int64_t) * 2 * kKeys;
 }
+static_assert(shared_bytes<128>() <= 99 * 1024);  // what GPUs other than data centers' have
 
 // The sequences from `first_seq` on, in tiles of kRows rows. The tiles of sequence s begin at
 // start(s): that leaves room for all of them and sometimes for one more, and needs no list of

@@ -75,7 +75,8 @@ class CudaBackend : public Backend {
   // Enough for one product to fill the device, and few enough for their float32 logits.
   static constexpr int64_t kLogitsRows = 256;
 
-  // Blocks of decoding for each multiprocessor: three run at a time, and some are short.
+  // Blocks of decoding for each multiprocessor: two (of 128 dimensions) to four (of 64) run at a
+  // time, and some are short.
   static constexpr int kDecodeBlocks = 8;
 
   // What reserve() takes.

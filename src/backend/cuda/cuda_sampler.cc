@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
 
 #include "backend/cuda/check.h"
 
@@ -58,7 +59,10 @@ CudaSampler::CudaSampler(const StepLimits& limits, int64_t max_draw_rows, const 
 }
 
 CudaSampler::~CudaSampler() {
-  cudaStreamSynchronize(stream_.get());
+  try {
+    stream_.synchronize();           // nothing may be freed under a kernel
+  } catch (const std::exception&) {  // of another rank, whose kernels are aborted then
+  }
   link_.params = {};
 }
 

@@ -69,6 +69,23 @@ TEST(CudaQuantized, TheCpusValues) {
   }
 }
 
+// What a rank holds: rows that lie apart in the file.
+TEST(CudaQuantized, Slices) {
+  Device device(false);
+  Random random(87);
+  const auto cpu = make_cpu_backend(1);
+  const RandomTensor whole("whole", DType::kBF16, 50, 200, random);
+  const TensorView slice = slice_rows(slice_columns(whole.view, 64, 70), 9, 20);
+  for (const WeightType type : {WeightType::kInt8, WeightType::kInt4}) {
+    const auto weight = device.backend->pack({&slice, 1}, type),
+               expected = cpu->pack({&slice, 1}, type);
+    float* const out = device.constants(std::vector<float>(64 * 70));
+    EXPECT_TRUE(same_bits(rows_of(*device.backend, *weight, out),
+                          rows_of(*cpu, *expected, cpu->allocate(20 * 70))))
+        << name(type);
+  }
+}
+
 TEST(CudaQuantized, Products) {
   Device device(false);
   Backend& backend = *device.backend;
