@@ -60,7 +60,7 @@ std::string backend_name(const Backend& backend, int64_t ranks) {
 
 }  // namespace
 
-OpenModel open_model(const EngineConfig& config, int64_t ranks_here) {
+OpenModel open_model(const EngineConfig& config, int64_t ranks_here, Communicator& ranks) {
   OpenModel m;
   m.config = config;
   m.config.validate();
@@ -69,7 +69,8 @@ OpenModel open_model(const EngineConfig& config, int64_t ranks_here) {
   m.backend = std::move(choice.backend);
   m.config.device = choice.device;
   m.checkpoint = Checkpoint::open(config.model);
-  m.plan = plan_memory(*m.checkpoint, *m.backend, &m.config);
+  m.plan = plan_memory(*m.checkpoint, *m.backend, &m.config,
+                       least_free_bytes(ranks, m.backend->device_memory()));
   m.tokenizer = m.checkpoint->gguf() ? Tokenizer::from_gguf(*m.checkpoint->gguf())
                                      : Tokenizer::from_folder(config.model);
   m.model = m.checkpoint->config();
@@ -92,7 +93,7 @@ namespace {
 OpenModel open_on_all(const EngineConfig& config, Communicator& ranks) {
   OpenModel m;
   agree(ranks, [&] {
-    m = open_model(config, ranks.ranks_here());
+    m = open_model(config, ranks.ranks_here(), ranks);
     // A batch that travels to other ranks holds tokens, not the places where rank 0 will have them.
     if (ranks.size() > 1) m.config.async_scheduling = false;
     return ranks.size() == 1 ? "" : fingerprint(*m.checkpoint, m.config, m.plan);
@@ -113,7 +114,8 @@ std::unique_ptr<ModelRunner> load_on_all(OpenModel& m, Communicator& ranks) {
 }  // namespace
 
 ModelInspection inspect_model(const EngineConfig& config) {
-  const OpenModel m = open_model(config, config.tensor_parallel_size);
+  SingleRank single;
+  const OpenModel m = open_model(config, config.tensor_parallel_size, single);
   ModelInspection result{.info = m.info, .plan = m.plan};
   for (const TensorView& t : m.checkpoint->all_tensors()) {
     result.tensors.push_back(

@@ -24,6 +24,7 @@ struct OpenModel {
 };
 
 // config.threads counts all ranks_here ranks that share this machine, and becomes what is one's.
-OpenModel open_model(const EngineConfig& config, int64_t ranks_here);
+// The ranks, who do the same at the same time, plan for the fullest of their devices.
+OpenModel open_model(const EngineConfig& config, int64_t ranks_here, Communicator& ranks);
 
 }  // namespace nanovllm

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <exception>
 #include <sstream>
 #include <vector>
@@ -58,6 +59,13 @@ std::string difference(const std::string& mine, const std::string& first) {
 
 constexpr char kReady = 'r', kFailed = 'f';
 
+// Throws Error for the first rank whose text does not say that it is ready.
+void check_ready(const Communicator& ranks, const std::vector<std::string>& all) {
+  for (int r = 0; r < ranks.size(); ++r)
+    if (all[r].empty() || all[r][0] != kReady)
+      throw Error(rank_name(ranks, r), all[r].empty() ? "has ended" : all[r].substr(1));
+}
+
 }  // namespace
 
 std::string fingerprint(const Checkpoint& checkpoint, const EngineConfig& config,
@@ -108,13 +116,23 @@ void agree(Communicator& ranks, const std::function<std::string()>& prepare) {
   }
   const std::vector<std::string> all = ranks.all_gather(mine);
   if (error) std::rethrow_exception(error);
-  for (int r = 0; r < ranks.size(); ++r)
-    if (all[r].empty() || all[r][0] != kReady)
-      throw Error(rank_name(ranks, r), all[r].empty() ? "has ended" : all[r].substr(1));
+  check_ready(ranks, all);
   for (int r = 1; r < ranks.size(); ++r)
     if (all[r] != all[0])
       throw Error(rank_name(ranks, r), "does not agree with " + rank_name(ranks, 0) + ": " +
                                            difference(all[r].substr(1), all[0].substr(1)));
+}
+
+int64_t least_free_bytes(Communicator& ranks, const DeviceMemory& memory) {
+  int64_t least = memory.total_bytes ? memory.free_bytes : INT64_MAX;
+  const std::vector<std::string> all = ranks.all_gather(kReady + std::to_string(least));
+  check_ready(ranks, all);
+  for (const std::string& text : all) {
+    int64_t value = least;
+    std::from_chars(text.data() + 1, text.data() + text.size(), value);
+    least = std::min(least, value);
+  }
+  return least;
 }
 
 }  // namespace nanovllm

@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 
+#include "backend/backend.h"
 #include "model/checkpoint.h"
 #include "nanovllm/config.h"
 #include "nanovllm/llm.h"
@@ -21,5 +22,10 @@ std::string fingerprint(const Checkpoint& checkpoint, const EngineConfig& config
 // somewhere, all ranks throw one: where it happened that very one, elsewhere one that names the
 // rank. If the texts differ in a line, all throw Error naming the rank and the line's first word.
 void agree(Communicator& ranks, const std::function<std::string()>& prepare);
+
+// What is free on the fullest of the ranks' devices, within `prepare`; INT64_MAX where none has
+// memory of its own. Throws Error naming the rank where another one's `prepare` has thrown before
+// it came to this.
+int64_t least_free_bytes(Communicator& ranks, const DeviceMemory& memory);
 
 }  // namespace nanovllm

@@ -13,8 +13,10 @@ namespace nanovllm {
 // Fills in what the flags leave to the model and the device (max_model_len, max_num_seqs,
 // max_num_batched_tokens) and works out where the memory goes: of rank 0, whose shard is the
 // largest. Throws InvalidArgument naming the flag if they do not fit together, or into the device's
-// memory. Reads no tensor data. All ranks make the same plan.
-MemoryPlan plan_memory(Checkpoint& checkpoint, const Backend& backend, EngineConfig* config);
+// memory, of which no more than most_free counts as free. Reads no tensor data. All ranks make the
+// same plan where they give the same most_free.
+MemoryPlan plan_memory(Checkpoint& checkpoint, const Backend& backend, EngineConfig* config,
+                       int64_t most_free = INT64_MAX);
 
 // What the plan and who allocates by it must agree on.
 WeightType weight_type(const EngineConfig& config);

@@ -38,7 +38,8 @@ void run_worker(EngineConfig config, Communicator& ranks) {
       choice = make_backend(config, rank_here(ranks));
       config.device = choice.device;
       checkpoint = Checkpoint::open(config.model);
-      plan = plan_memory(*checkpoint, *choice.backend, &config);
+      plan = plan_memory(*checkpoint, *choice.backend, &config,
+                         least_free_bytes(ranks, choice.backend->device_memory()));
       return fingerprint(*checkpoint, config, plan);
     });
     std::unique_ptr<ModelRunner> runner;

@@ -107,6 +107,24 @@ TEST_P(CudaRanks, TokensOfTheCpu) {
   expect_same(answers(config), cuda, 0);
 }
 
+// The cache is as large as the fullest GPU allows.
+TEST_P(CudaRanks, MakeOnePlan) {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices < GetParam())
+    GTEST_SKIP() << "needs " << GetParam() << " GPUs";
+  EngineConfig config = engine_config("qwen3", "cuda");
+  config.tensor_parallel_size = GetParam();
+  const MemoryPlan given = LLM(config).memory_plan();
+  config.kv_cache_memory_bytes = 0;
+  config.max_model_len = 512;
+  const MemoryPlan ample = LLM(config).memory_plan();
+  const int64_t fixed = given.weights_bytes + given.activation_bytes + given.reserved_bytes;
+  config.max_model_len = 16;
+  config.gpu_memory_utilization = static_cast<double>(fixed + (100 << 10)) / given.free_bytes;
+  const MemoryPlan tight = LLM(config).memory_plan();
+  EXPECT_LT(tight.num_kv_blocks, ample.num_kv_blocks);
+}
+
 INSTANTIATE_TEST_SUITE_P(Tiny, CudaRanks, ::testing::Values(2, 3));
 
 // The device's memory of int8 weights, and tokens.
