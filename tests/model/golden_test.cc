@@ -39,7 +39,8 @@ TEST_P(Golden, LogprobsOfTransformers) {
   std::unique_ptr<ModelRunner> runner;
   agree(ranks.communicator(), [&] {
     checkpoint = Checkpoint::open(config.model);
-    plan = plan_memory(*checkpoint, *backend, &config);
+    plan = plan_memory(*checkpoint, *backend, &config,
+                       least_free_bytes(ranks.communicator(), backend->device_memory()));
     return fingerprint(*checkpoint, config, plan);
   });
   agree(ranks.communicator(), [&] {
