@@ -49,7 +49,7 @@ StepLimits step_limits(const ModelConfig& model, const EngineConfig& config,
 }
 
 MemoryPlan plan_memory(Checkpoint& checkpoint, const Backend& backend, EngineConfig* config,
-                       int64_t most_free) {
+                       std::optional<int64_t> free_bytes) {
   const ModelConfig& model = checkpoint.config();
   const std::vector<Shard> shards =
       make_shards(model, cut_blocks(checkpoint), config->tensor_parallel_size);
@@ -81,7 +81,7 @@ MemoryPlan plan_memory(Checkpoint& checkpoint, const Backend& backend, EngineCon
   plan_steps(longest);
   const int64_t least = blocks_for(std::max<int64_t>(config->max_model_len, 1)) * block_bytes;
   const DeviceMemory memory = backend.device_memory();
-  plan.free_bytes = memory.total_bytes ? std::min(memory.free_bytes, most_free) : 0;
+  plan.free_bytes = memory.total_bytes ? free_bytes.value_or(memory.free_bytes) : 0;
   const int64_t budget = memory.total_bytes ? device_kv_budget(*config, plan, least)
                          : config->kv_cache_memory_bytes
                              ? config->kv_cache_memory_bytes

@@ -2,6 +2,8 @@
 // anything is allocated.
 #pragma once
 
+#include <optional>
+
 #include "backend/backend.h"
 #include "model/checkpoint.h"
 #include "model/shard.h"
@@ -13,10 +15,10 @@ namespace nanovllm {
 // Fills in what the flags leave to the model and the device (max_model_len, max_num_seqs,
 // max_num_batched_tokens) and works out where the memory goes: of rank 0, whose shard is the
 // largest. Throws InvalidArgument naming the flag if they do not fit together, or into the device's
-// memory, of which no more than most_free counts as free. Reads no tensor data. All ranks make the
-// same plan where they give the same most_free.
+// memory. Reads no tensor data. All ranks make the same plan where they give the same free_bytes,
+// of a device; without, it is asked.
 MemoryPlan plan_memory(Checkpoint& checkpoint, const Backend& backend, EngineConfig* config,
-                       int64_t most_free = INT64_MAX);
+                       std::optional<int64_t> free_bytes = {});
 
 // What the plan and who allocates by it must agree on.
 WeightType weight_type(const EngineConfig& config);
