@@ -5,7 +5,7 @@ build_packages=(
   ca-certificates cmake ninja-build g++ pkg-config nlohmann-json3-dev libpcre2-dev libutf8proc-dev libfmt-dev
   libxxhash-dev libboost1.81-dev libcurl4-openssl-dev libssl-dev python3 python3-pip
 )
-test_packages=(libgtest-dev libgmock-dev clang libclang-rt-14-dev llvm python3-venv chromium chromium-driver)
+test_packages=(libgtest-dev libgmock-dev clang libclang-rt-14-dev llvm python3-venv chromium chromium-driver libopenmpi-dev openmpi-bin iproute2)
 if [[ $(uname -m) == x86_64 ]]; then  # to test for Arm
   test_packages+=(g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
 fi

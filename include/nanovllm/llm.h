@@ -84,6 +84,12 @@ struct EngineStats {
   StepSeconds seconds;
 };
 
+// Whether mpirun has started this process as a rank above 0. Such a program makes no LLM; it does
+// its part of the one on rank 0, from its start to its end, and throws Error if this rank or another
+// cannot go on. config: as that LLM's, but for the model's place on this host.
+bool is_worker_rank();
+void work_as_rank(EngineConfig config);
+
 class LLM {
  public:
   explicit LLM(const EngineConfig& config);

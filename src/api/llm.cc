@@ -157,7 +157,11 @@ struct LLM::Impl {
   std::unique_ptr<GrammarCompiler> grammar_compiler;  // null without a tokenizer
 };
 
-LLM::LLM(const EngineConfig& config) : impl_(std::make_unique<Impl>(config)) {}
+LLM::LLM(const EngineConfig& config) {
+  EngineConfig resolved = config;
+  resolve_ranks(&resolved);
+  impl_ = std::make_unique<Impl>(resolved);
+}
 LLM::~LLM() = default;
 LLM::LLM(LLM&&) noexcept = default;
 LLM& LLM::operator=(LLM&&) noexcept = default;

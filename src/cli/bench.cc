@@ -129,6 +129,7 @@ bool run_all(LLM& llm, const BenchOptions& o, int64_t requests, const Each& each
 }
 
 int run_throughput(const BenchOptions& o) {
+  if (is_worker_rank()) return run_worker_rank(o.config);
   check(o);
   TraceFile trace(o.trace);
   LLM llm = load_model(o.config, false);
@@ -172,6 +173,7 @@ int run_throughput(const BenchOptions& o) {
 }
 
 int run_latency(const BenchOptions& o) {
+  if (is_worker_rank()) return run_worker_rank(o.config);
   check(o);
   TraceFile trace(o.trace);
   LLM llm = load_model(o.config, false);

@@ -193,6 +193,7 @@ class Chat {
 };
 
 int run_chat(const ChatOptions& options) {
+  if (is_worker_rank()) return run_worker_rank(options.config);
   options.sampling.check();
   LLM llm = load_model(options.config, options.quiet);
   if (!llm.info().has_chat_template)

@@ -138,6 +138,7 @@ Prompt make_prompt(const LLM& llm, const GenerateOptions& options, const std::st
 }
 
 int run_generate(GenerateOptions& options) {
+  if (is_worker_rank()) return run_worker_rank(options.config);
   check(options);
   TraceFile trace(options.trace);
   LLM llm = load_model(options.config, options.quiet);

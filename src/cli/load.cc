@@ -4,8 +4,10 @@
 #include <sys/resource.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 
+#include "cli/cli.h"
 #include "cli/progress.h"
 #include "hub/hub.h"
 
@@ -25,6 +27,14 @@ LLM load_model(EngineConfig config, bool quiet) {
     fmt::print(stderr, "memory: {}\n", describe(llm.memory_plan()));
   }
   return llm;
+}
+
+int run_worker_rank(EngineConfig config) {
+  std::signal(SIGINT, SIG_IGN);
+  std::signal(SIGTERM, SIG_IGN);
+  config.model = locate_model(config.model);
+  work_as_rank(config);
+  return kExitOk;
 }
 
 std::string locate_model(const std::string& name) {

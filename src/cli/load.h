@@ -12,6 +12,10 @@ namespace nanovllm::cli {
 // and what memory it takes.
 LLM load_model(EngineConfig config, bool quiet);
 
+// What a command does in a rank above 0 that mpirun has started, instead of all it does on rank 0.
+// Signals are rank 0's to answer. Returns the exit code.
+int run_worker_rank(EngineConfig config);
+
 // The path of a model; fetches a short name that is not on this machine yet, with a progress bar.
 std::string locate_model(const std::string& name);
 

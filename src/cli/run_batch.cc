@@ -175,6 +175,7 @@ class Batch {
 };
 
 int run_batch(const BatchOptions& options) {
+  if (is_worker_rank()) return run_worker_rank(options.config);
   if (options.input.empty())
     throw InvalidArgument("--input-file", "is missing; give -i FILE (- is stdin)");
   if (options.output.empty())

@@ -133,6 +133,7 @@ int run_serve(ServeOptions options) {
   // Among several keys nobody should wait long for another's step; on a processor 128 tokens a step
   // compute as many a second as 512.
   options.config.short_steps = admission_options.keys.keys().size() > 1;
+  if (is_worker_rank()) return run_worker_rank(options.config);
   if (!options.access_log.empty())
     admission_options.access_log = std::make_shared<AccessLog>(options.access_log);
   if (!keys && !is_loopback(options.http.host) && !options.allow_unauthenticated)
