@@ -32,7 +32,10 @@ LLM load_model(EngineConfig config, bool quiet) {
 int run_worker_rank(EngineConfig config) {
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGTERM, SIG_IGN);
-  config.model = locate_model(config.model);
+  try {
+    config.model = locate_model(config.model);
+  } catch (const Error&) {  // opening it will fail as well, and then the other ranks are told
+  }
   work_as_rank(config);
   return kExitOk;
 }

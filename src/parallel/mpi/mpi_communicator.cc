@@ -14,7 +14,7 @@ namespace {
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
-constexpr int kTag = 1;  // the order tells the calls apart
+constexpr int kTag = 1;                  // the order tells the calls apart
 constexpr int64_t kMostBytes = 1 << 30;  // MPI counts in int
 // What was sent before a failure may come after the word of it.
 constexpr auto kGrace = 200ms;

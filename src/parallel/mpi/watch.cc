@@ -1,12 +1,15 @@
 #include "parallel/mpi/watch.h"
 
+#include <cstdio>
+
 #include "nanovllm/error.h"
 
 namespace nanovllm {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr std::chrono::milliseconds kLook = 20ms, kSign = 500ms, kSilence = 5s, kTell = 1s;
+constexpr std::chrono::milliseconds kLook = 20ms, kSign = 500ms, kSilence = 5s, kTell = 1s,
+                                    kIdle = 2s;
 
 enum Tag : int { kAlive = 1, kFailed };
 
@@ -31,6 +34,7 @@ void Watch::run(const std::stop_token& stop) {
       last_sign = now;
     }
     listen(now);
+    end_if_nobody_knows(now);
     std::this_thread::sleep_for(kLook);
   }
 }
@@ -63,9 +67,22 @@ void Watch::listen(Clock::time_point now) {
       note(r, "has not been heard of for 5 seconds: it was stopped, or its host cannot be reached");
 }
 
+void Watch::end_if_nobody_knows(Clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  if (!failed() || known_ || now - failed_at_ < kIdle) return;
+  std::fprintf(stderr, "nano-vllm: error: %s: %s\n", failed_name().c_str(), why_.c_str());
+  MPI_Abort(MPI_COMM_WORLD, 1);
+}
+
+std::string Watch::failed_name() const {
+  return "rank " + std::to_string(failed_rank_) + " on " + hosts_[failed_rank_];
+}
+
 void Watch::note(int rank, const std::string& why) {
   const std::lock_guard lock(mutex_);
   if (failed()) return;
+  failed_at_ = Clock::now();
+  known_ = rank == rank_;
   failed_rank_ = rank;
   why_ = why;
   failed_.store(true, std::memory_order_release);
@@ -85,9 +102,10 @@ void Watch::tell(const std::string& why) noexcept {
   }
 }
 
-void Watch::throw_failure() const {
+void Watch::throw_failure() {
   const std::lock_guard lock(mutex_);
-  throw Error("rank " + std::to_string(failed_rank_) + " on " + hosts_[failed_rank_], why_);
+  known_ = true;
+  throw Error(failed_name(), why_);
 }
 
 }  // namespace nanovllm
