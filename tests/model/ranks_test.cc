@@ -56,7 +56,8 @@ TEST(RanksExchange, WhatTheFormulaSays) {
         MemoryPlan plan;
         std::unique_ptr<ModelRunner> runner;
         agree(mine, [&] {
-          plan = plan_memory(*checkpoint, *backend, &config);
+          plan = plan_memory(*checkpoint, *backend, &config,
+                             least_free_bytes(mine, backend->device_memory()));
           return fingerprint(*checkpoint, config, plan);
         });
         agree(mine, [&] {

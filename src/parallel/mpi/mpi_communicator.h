@@ -29,6 +29,7 @@ class MpiCommunicator final : public Communicator {
   void broadcast(std::vector<std::byte>& message) override;
   std::vector<std::string> all_gather(const std::string& mine) override;
   void barrier() override { all_gather(""); }
+  void check() override { watch_.check(); }
   void fail(const std::string& why) noexcept override { watch_.tell(why); }
   std::string host(int rank) const override { return hosts_[rank]; }
   int ranks_here() const override;
