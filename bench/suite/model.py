@@ -1,6 +1,6 @@
 """The model of the comparison: random weights in the shape of Qwen3-0.6B, the same values for every engine.
 
-    python model.py FOLDER [VOCABULARY.gguf]      (needs numpy and gguf)
+    python model.py FOLDER [VOCABULARY.gguf]      (needs numpy, and gguf for the second)
 
 Speed does not depend on the values. Writes a Hugging Face folder (config.json, model.safetensors, no tokenizer: the engine
 then runs on token ids) and, given the vocabulary, the same tensors as FOLDER/model-BF16.gguf, with the tokenizer of llama.cpp's vocabulary file,
@@ -12,7 +12,6 @@ import pathlib
 import struct
 import sys
 
-import gguf
 import numpy as np
 
 CONFIG = {
@@ -72,6 +71,8 @@ def write_folder(folder):
 
 def copy_tokenizer(vocabulary, writer):
     """The tokenizer's fields, its tokens padded to the model's vocabulary."""
+    import gguf
+
     fields = gguf.GGUFReader(vocabulary).fields
     get = lambda key: fields[f"tokenizer.ggml.{key}"].contents()  # noqa: E731
     tokens, types = get("tokens"), get("token_type")
@@ -87,6 +88,8 @@ def copy_tokenizer(vocabulary, writer):
 
 
 def write_gguf(path, bits, vocabulary):
+    import gguf
+
     writer = gguf.GGUFWriter(path, "qwen3")
     writer.add_name("random weights in the shape of Qwen3-0.6B")
     writer.add_block_count(CONFIG["num_hidden_layers"])

@@ -106,6 +106,17 @@ class TestFlags:
         message = error_line(result)
         assert message.startswith(flag + ":") and value.lstrip("-") in message and allowed in message
 
+    @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver")
+    def test_cuda_without_a_driver(self, cli):
+        result = cli("generate", CHAT, "-p", "x", "--device", "cuda")
+        assert result.returncode == 2 and result.stdout == b""
+        assert error_line(result).startswith("--device: is cuda, but this machine has no NVIDIA driver")
+
+    def test_a_plugin_that_is_none(self, cli):
+        result = cli("generate", CHAT, "-p", "x", "--device", "cuda", env={**os.environ, "NANO_VLLM_CUDA_PLUGIN": "/dev/null"})
+        assert result.returncode == 2 and result.stdout == b""
+        assert error_line(result).startswith("--device: is cuda, but the plugin of NANO_VLLM_CUDA_PLUGIN cannot be loaded")
+
     @pytest.mark.parametrize("config,complaint", [
         ({"method": "eagle", "num_speculative_tokens": 3}, 'method is "eagle", allowed is "ngram"'),
         ({"method": "ngram"}, "num_speculative_tokens is missing"),
