@@ -57,7 +57,7 @@ struct MemoryPlan {
 
 struct ModelInfo {
   std::string name, architecture, weight_dtype, kv_cache_dtype,
-      backend;  // e.g. "llama", "Q4_1", "bfloat16", "cpu (avx2, 2 threads)"
+      backend;               // e.g. "llama", "Q4_1", "bfloat16", "cpu (avx2, 2 threads)"
   std::string backend_note;  // why --device auto is not the GPU of this machine; mostly empty
   int64_t num_parameters = 0, num_layers = 0, hidden_size = 0, num_heads = 0, num_kv_heads = 0,
           head_dim = 0;
@@ -85,8 +85,8 @@ struct EngineStats {
 };
 
 // Whether mpirun has started this process as a rank above 0. Such a program makes no LLM; it does
-// its part of the one on rank 0, from its start to its end, and throws Error if this rank or another
-// cannot go on. config: as that LLM's, but for the model's place on this host.
+// its part of the one on rank 0, from its start to its end, and throws Error if this rank or
+// another cannot go on. config: as that LLM's, but for the model's place on this host.
 bool is_worker_rank();
 void work_as_rank(EngineConfig config);
 

@@ -279,8 +279,7 @@ Action define_bench_serve(Flags& flags) {
   flags.integer("--port", "(default: 8000)", &o->port, 1, 65535);
   flags.text("--endpoint", "PATH", "/v1/completions or /v1/chat/completions (default: the former)",
              &o->endpoint);
-  flags.text("--model", "NAME", "as the server calls it (default: the first it lists)",
-             &o->model);
+  flags.text("--model", "NAME", "as the server calls it (default: the first it lists)", &o->model);
   flags.values("--header", "NAME=VALUE",
                "sent with each request; $OPENAI_API_KEY is sent as the bearer token",
                [o](const std::string&, const std::string& text) { o->headers.push_back(text); });

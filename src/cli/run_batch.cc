@@ -128,12 +128,13 @@ class Batch {
 
   void finish(const std::string& id, const Json& custom_id, int status, const Json& body,
               const Json& error) {
-    const Json line = {
-        {"id", id},
-        {"custom_id", custom_id},
-        {"response",
-         {{"status_code", status}, {"request_id", "batch-" + openai::random_digits()}, {"body", body}}},
-        {"error", error}};
+    const Json line = {{"id", id},
+                       {"custom_id", custom_id},
+                       {"response",
+                        {{"status_code", status},
+                         {"request_id", "batch-" + openai::random_digits()},
+                         {"body", body}}},
+                       {"error", error}};
     if (status != 200) ++failed_;
     ready_.push_back(openai::dump(line));
   }

@@ -87,7 +87,8 @@ void add_engine_flags(Flags& flags, EngineConfig* config) {
       "--dtype", "TYPE",
       "auto, float32 or bfloat16: how weights that are not quantized are kept (default: auto)",
       &config->dtype);
-  flags.text("--quantization", "TYPE", "none, int8, int4, or fp8 with --device cuda (default: none)", &config->quantization);
+  flags.text("--quantization", "TYPE",
+             "none, int8, int4, or fp8 with --device cuda (default: none)", &config->quantization);
   flags.integer("--tensor-parallel-size",
                 "ranks that hold a slice of the weights each and work together (default: 1)",
                 &config->tensor_parallel_size);

@@ -16,7 +16,8 @@ constexpr uint64_t kMaxMetadata = 1 << 16;
 constexpr uint64_t kMaxTensors = 1 << 20;
 constexpr uint64_t kMaxNameBytes = 65535;        // the format's own limit for keys
 constexpr uint64_t kMaxArrayElements = 1 << 24;  // a vocabulary has some hundred thousand entries
-constexpr uint64_t kMaxTensorElements = uint64_t{1} << 60;  // of a tensor; its bytes then fit 63 bits
+constexpr uint64_t kMaxTensorElements = uint64_t{1}
+                                        << 60;  // of a tensor; its bytes then fit 63 bits
 constexpr uint64_t kMaxAlignment = 1 << 20;
 // The least bytes an entry takes: key length and one letter, type, one byte of value; name,
 // dimensions, type and offset.
@@ -238,7 +239,8 @@ TensorInfo read_tensor_info(Cursor& in, const std::string& path) {
   for (uint32_t i = 0; i < num_dims; ++i) {
     const uint64_t dim = in.read<uint64_t>("its shape");
     if (dim == 0) in.fail("dimension " + std::to_string(i) + " is 0");
-    if (dim > kMaxTensorElements / elements) in.fail("its shape is absurd: more than 2^60 elements");
+    if (dim > kMaxTensorElements / elements)
+      in.fail("its shape is absurd: more than 2^60 elements");
     elements *= dim;
     info.view.shape.push_back(static_cast<int64_t>(dim));
   }

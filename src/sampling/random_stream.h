@@ -13,7 +13,9 @@ class RandomStream {
       : state_(
             mix(mix(mix(seed) + static_cast<uint64_t>(index)) + static_cast<uint64_t>(position))) {}
 
-  constexpr double next() { return static_cast<double>(mix(state_ += kStep) >> 11) * 0x1p-53; }  // [0, 1)
+  constexpr double next() {
+    return static_cast<double>(mix(state_ += kStep) >> 11) * 0x1p-53;
+  }  // [0, 1)
 
  private:
   static constexpr uint64_t kStep = 0x9e3779b97f4a7c15;

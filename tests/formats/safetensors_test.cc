@@ -77,7 +77,8 @@ TEST(Safetensors, OtherTypesOfTheFormatAreSkippedAndListed) {
 TEST(Safetensors, TruncatedAtEveryByteIsAnErrorThatNamesTheFile) {
   const std::string whole = file_of(kSample, 22);
   for (size_t size = 0; size < whole.size(); ++size) {
-    EXPECT_THAT(safetensors_error(whole.substr(0, size)), HasSubstr("m.safetensors")) << "cut at " << size;
+    EXPECT_THAT(safetensors_error(whole.substr(0, size)), HasSubstr("m.safetensors"))
+        << "cut at " << size;
   }
   EXPECT_EQ(safetensors_error(whole), "");
 }
@@ -114,7 +115,8 @@ TEST(Safetensors, BadHeadersAreRefused) {
   EXPECT_THAT(safetensors_error(" {}", 0), HasSubstr("does not begin with '{'"));
   EXPECT_THAT(safetensors_error("{\"a\":", 0), HasSubstr("not valid JSON"));
   EXPECT_THAT(safetensors_error("{\"\xff\":{}}", 0), HasSubstr("not valid JSON"));
-  EXPECT_THAT(safetensors_error("{\"a\":" + std::string(100000, '['), 0), HasSubstr("nested deeper than 3"));
+  EXPECT_THAT(safetensors_error("{\"a\":" + std::string(100000, '['), 0),
+              HasSubstr("nested deeper than 3"));
   EXPECT_THAT(safetensors_error("{}", 3), HasSubstr("3 bytes after the last tensor"));
 }
 
@@ -152,12 +154,12 @@ TEST(Safetensors, BadEntriesAreNamed) {
 
 TEST(Safetensors, OverlapsAndDuplicatesAreRefused) {
   EXPECT_THAT(safetensors_error(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
-                       R"("b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
-                       12),
+                                R"("b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
+                                12),
               HasSubstr("tensor 'b': data that begin at byte 4 overlap another tensor's"));
   EXPECT_THAT(safetensors_error(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
-                       R"("a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
-                       8),
+                                R"("a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+                                8),
               HasSubstr("key 'a' appears twice"));
 }
 

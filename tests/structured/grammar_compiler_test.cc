@@ -165,8 +165,8 @@ TEST_F(GrammarCompilerTest, TheHostileAreRefusedInTime) {
   for (const auto& [name, text] : cases) {
     const auto start = Clock::now();
     const std::string reason = refusal(name, text);
-    // The rehearsal, which may take three times the limit on a busy machine, and what passed it done
-    // once more.
+    // The rehearsal, which may take three times the limit on a busy machine, and what passed it
+    // done once more.
     EXPECT_LT(seconds_since(start), 20) << name << " " << text.substr(0, 60) << " " << reason;
     EXPECT_LT(reason.size(), 1100u);
   }
