@@ -10,10 +10,8 @@
 #include <tuple>
 #include <vector>
 
-#include "model/agreement.h"
-#include "model/memory_plan.h"
-#include "model/model_runner.h"
 #include "model/ranks.h"
+#include "rank_zero.h"
 
 namespace nanovllm {
 namespace {
@@ -33,37 +31,23 @@ TEST_P(Golden, LogprobsOfTransformers) {
   config.threads = 2;
   config.device = "cpu";
   Ranks ranks(config);
-  auto backend = make_cpu_backend(num_ranks == 1 ? 2 : 1);
-  std::unique_ptr<Checkpoint> checkpoint;
-  MemoryPlan plan;
-  std::unique_ptr<ModelRunner> runner;
-  agree(ranks.communicator(), [&] {
-    checkpoint = Checkpoint::open(config.model);
-    plan = plan_memory(*checkpoint, *backend, &config,
-                       least_free_bytes(ranks.communicator(), backend->device_memory()));
-    return fingerprint(*checkpoint, config, plan);
-  });
-  agree(ranks.communicator(), [&] {
-    runner = std::make_unique<ModelRunner>(std::move(backend), *checkpoint, config, plan,
-                                           ranks.communicator());
-    return std::string();
-  });
+  const RankZero zero(config, ranks.communicator(), num_ranks == 1 ? 2 : 1);
   int compared = 0;
   for (const GoldenPrompt& prompt : golden_prompts(name)) {
     // Logits come in the order of the batch, as many at a time as there may be.
     std::vector<int32_t> rows;
     std::span<const float> logits;
-    const auto vocab_size = static_cast<size_t>(checkpoint->config().vocab_size);
-    const int64_t most = runner->max_logits_rows();
+    const auto vocab_size = static_cast<size_t>(zero.checkpoint->config().vocab_size);
+    const int64_t most = zero.runner->max_logits_rows();
     const std::vector<double> got = score(
-        prompt.ids, 100, static_cast<int32_t>(plan.block_size),
+        prompt.ids, 100, static_cast<int32_t>(zero.plan.block_size),
         [&](const Batch& batch) {
           rows = batch.logits_rows;
-          runner->run(batch);
+          zero.runner->run(batch);
         },
         [&](int32_t row) {
           if (row % most == 0)
-            logits = runner->logits(
+            logits = zero.runner->logits(
                 std::span(rows).subspan(row, std::min<int64_t>(most, std::ssize(rows) - row)));
           return logits.subspan(row % most * vocab_size, vocab_size);
         });

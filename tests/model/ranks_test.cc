@@ -6,12 +6,10 @@
 #include <thread>
 
 #include "golden.h"
-#include "model/agreement.h"
 #include "model/batch_message.h"
-#include "model/memory_plan.h"
-#include "model/model_runner.h"
 #include "model/worker.h"
 #include "parallel/thread_ranks.h"
+#include "rank_zero.h"
 
 namespace nanovllm {
 namespace {
@@ -51,33 +49,21 @@ TEST(RanksExchange, WhatTheFormulaSays) {
         workers.emplace_back([&, r] { run_worker(config, ranks.rank(r)); });
       {
         Communicator& mine = ranks.rank(0);
-        auto backend = make_cpu_backend(1);
-        const auto checkpoint = Checkpoint::open(config.model);
-        MemoryPlan plan;
-        std::unique_ptr<ModelRunner> runner;
-        agree(mine, [&] {
-          plan = plan_memory(*checkpoint, *backend, &config,
-                             least_free_bytes(mine, backend->device_memory()));
-          return fingerprint(*checkpoint, config, plan);
-        });
-        agree(mine, [&] {
-          runner =
-              std::make_unique<ModelRunner>(std::move(backend), *checkpoint, config, plan, mine);
-          return std::string();
-        });
+        const RankZero zero(config, mine, 1);
         const auto exchanged = [&] {  // the others stand in their next broadcast, or go there
           int64_t bytes = 0;
           for (int r = 0; r < size; ++r) bytes += ranks.rank(r).bytes_received();
           return bytes;
         };
-        const ModelConfig& c = checkpoint->config();
+        const ModelConfig& c = zero.checkpoint->config();
         const int64_t others = size - 1;
-        const int64_t vocab_of_0 = make_shards(c, cut_blocks(*checkpoint), size)[0].vocab.size();
+        const int64_t vocab_of_0 =
+            make_shards(c, cut_blocks(*zero.checkpoint), size)[0].vocab.size();
         for (const auto& [tokens, rows] : {std::pair{1, 1}, {17, 1}, {40, 3}}) {
           const Batch batch = one_step(tokens, rows);
           const int64_t before = exchanged();
-          ASSERT_TRUE(runner->run(batch, nullptr));
-          runner->logits(batch.logits_rows);
+          ASSERT_TRUE(zero.runner->run(batch, nullptr));
+          zero.runner->logits(batch.logits_rows);
           EXPECT_EQ(exchanged() - before,
                     others * batch_message_bytes(batch) +
                         8 * others * tokens * c.hidden_size * (2 * c.num_layers + 1) +

@@ -1,5 +1,6 @@
 """bench/gpu.sh where there is no GPU: its arithmetic, stages that fail without each other, a report of what there is."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import pytest
 from paths import BINARY, ROOT, TINY
 
 sys.path.insert(0, str(ROOT / "bench"))
-from gpu import report, roofline, stages  # noqa: E402
+from gpu import report, roofline, run, stages  # noqa: E402
 from suite import workload  # noqa: E402
 
 SHAPE = workload.Shape(layers=2, hidden=8, inner=16, heads=4, kv_heads=2, head_dim=4, vocabulary=32)
@@ -69,6 +70,19 @@ def test_the_report_says_what_share_of_the_limit_it_was():
     page = report.page({"date": "d", "machine": "m", "stages": done})
     assert "| 12,346 tokens/s out | 70 % of the roofline |" in page
     assert "| 1,000 tokens/s | 75 % of the copy bandwidth |" in page
+
+
+def test_the_sanitizer_has_tests_to_run():
+    listed = subprocess.run([BINARY.parent / "tests" / "test_cuda_emulated", "--gtest_list_tests",
+                             f"--gtest_filter={run.SMALL_TESTS}"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    for suite in ("Rows.", "CudaSampling.", "CudaAttention."):
+        assert suite in listed
+
+
+def test_tests_that_are_none_are_a_failure(tmp_path):
+    session = run.Session(argparse.Namespace(model=TINY / "qwen3", build=BINARY.parent, tests="/bin/true", quick=True, minutes=1), tmp_path)
+    with pytest.raises(RuntimeError, match="no test was run"):
+        session.tests(10)
 
 
 def test_without_a_gpu_it_reports_that(tmp_path):

@@ -96,6 +96,12 @@ void MpiCommunicator::wait_for_all() {
   requests_.clear();
 }
 
+void MpiCommunicator::send_message(const void* data, size_t bytes) {
+  for (int r = 0; r < size(); ++r)
+    if (r != rank())
+      MPI_Isend(data, static_cast<int>(bytes), MPI_BYTE, r, kTag, data_, &requests_.emplace_back());
+}
+
 template <typename Bytes>
 void MpiCommunicator::receive_message(int from, Bytes* message) {
   MPI_Message next;
@@ -164,24 +170,17 @@ void MpiCommunicator::gather_columns(const float* part, int64_t rows,
 }
 
 void MpiCommunicator::broadcast(std::vector<std::byte>& message) {
-  if (rank() != 0)
-    receive_message(0, &message);
+  if (rank() == 0)
+    send_message(message.data(), message.size());
   else
-    for (int r = 1; r < size(); ++r)
-      if (message.empty())  // send() makes no message of nothing
-        MPI_Isend(nullptr, 0, MPI_BYTE, r, kTag, data_, &requests_.emplace_back());
-      else
-        send(message.data(), std::ssize(message), r);
+    receive_message(0, &message);
   wait_for_all();
 }
 
 std::vector<std::string> MpiCommunicator::all_gather(const std::string& mine) {
   std::vector<std::string> all(static_cast<size_t>(size()));
   all[rank()] = mine;
-  for (int r = 0; r < size(); ++r)
-    if (r != rank())
-      MPI_Isend(mine.data(), static_cast<int>(mine.size()), MPI_BYTE, r, kTag, data_,
-                &requests_.emplace_back());
+  send_message(mine.data(), mine.size());
   for (int r = 0; r < size(); ++r)
     if (r != rank()) receive_message(r, &all[r]);
   wait_for_all();

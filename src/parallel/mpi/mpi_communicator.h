@@ -39,8 +39,9 @@ class MpiCommunicator final : public Communicator {
 
   void send(const void* data, int64_t bytes, int to);
   void receive(void* data, int64_t bytes, int from);
-  void wait_for_all();  // what send() and receive() have begun
-  // The next message from a rank, of any size.
+  void wait_for_all();  // what these have begun
+  // To all others; they need not know how many bytes (at most 2 GiB).
+  void send_message(const void* data, size_t bytes);
   template <typename Bytes>
   void receive_message(int from, Bytes* message);
   // Waits until `there`; throws Error if it cannot because a rank has failed.

@@ -9,6 +9,19 @@
 namespace nanovllm {
 namespace {
 
+std::vector<double> logprobs(Model& model, const std::vector<int32_t>& ids, int32_t chunk) {
+  return score(
+      ids, chunk, kBlockSize, [&](const Batch& batch) { model.run(batch); },
+      [&](int32_t row) { return model.logits(row); });
+}
+
+double mean_difference(Model& a, Model& b, const std::vector<int32_t>& ids, int32_t chunk) {
+  const std::vector<double> of_a = logprobs(a, ids, chunk), of_b = logprobs(b, ids, chunk);
+  double sum = 0;
+  for (size_t i = 0; i < of_b.size(); ++i) sum += std::fabs(of_a[i] - of_b[i]);
+  return sum / static_cast<double>(of_b.size());
+}
+
 class CudaGolden : public ::testing::TestWithParam<std::string> {
  protected:
   // The mean and the largest difference from transformers' logprobs.
@@ -17,9 +30,7 @@ class CudaGolden : public ::testing::TestWithParam<std::string> {
     double sum = 0, largest = 0;
     int64_t count = 0;
     for (const GoldenPrompt& prompt : golden_prompts(GetParam())) {
-      const std::vector<double> got = score(
-          prompt.ids, chunk, kBlockSize, [&](const Batch& batch) { model.run(batch); },
-          [&](int32_t row) { return model.logits(row); });
+      const std::vector<double> got = logprobs(model, prompt.ids, chunk);
       for (size_t i = 0; i < got.size(); ++i, ++count) {
         const double difference = std::fabs(got[i] - prompt.logprobs[i]);
         sum += difference;
@@ -67,16 +78,8 @@ TEST(CudaModel, LogprobsOfTheCpuBackend) {
     Random random(61);
     for (const int32_t chunk : {100, 7, 1}) {
       const auto ids = random_ids(chunk == 100 ? 250 : 30, shape.vocab, random);
-      const auto logprobs = [&](Model& model) {
-        return score(
-            ids, chunk, kBlockSize, [&](const Batch& batch) { model.run(batch); },
-            [&](int32_t row) { return model.logits(row); });
-      };
-      const std::vector<double> got = logprobs(gpu), want = logprobs(cpu);
-      double sum = 0;
-      for (size_t i = 0; i < want.size(); ++i) sum += std::fabs(got[i] - want[i]);
       // With one key too few it is above 0.2.
-      EXPECT_LT(sum / static_cast<double>(want.size()), 0.05) << shape.head_dim << " by " << chunk;
+      EXPECT_LT(mean_difference(gpu, cpu, ids, chunk), 0.05) << shape.head_dim << " by " << chunk;
     }
   }
 }
@@ -92,15 +95,7 @@ TEST(CudaModel, QuantizedLogprobsOfTheCpuBackend) {
     Model cpu(checkpoint.folder(), make_cpu_backend(1),
               type == WeightType::kFloat8 ? WeightType::kAsStored : type);
     for (const int32_t chunk : {100, 7}) {
-      const auto logprobs = [&](Model& model) {
-        return score(
-            ids, chunk, kBlockSize, [&](const Batch& batch) { model.run(batch); },
-            [&](int32_t row) { return model.logits(row); });
-      };
-      const std::vector<double> got = logprobs(gpu), want = logprobs(cpu);
-      double sum = 0;
-      for (size_t i = 0; i < want.size(); ++i) sum += std::fabs(got[i] - want[i]);
-      EXPECT_LT(sum / static_cast<double>(want.size()), type == WeightType::kFloat8 ? 0.35 : 0.1)
+      EXPECT_LT(mean_difference(gpu, cpu, ids, chunk), type == WeightType::kFloat8 ? 0.35 : 0.1)
           << static_cast<int>(type) << " by " << chunk;
     }
   }
