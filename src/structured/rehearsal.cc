@@ -27,6 +27,7 @@ constexpr size_t kLongestReason = 1000;
 // The limit is one of processor time, for it is not the schema's fault that a machine is busy, but
 // nobody waits longer than so many times the limit.
 constexpr double kBusyMachine = 3;
+constexpr int kLookEveryMs = 100;
 
 std::string shown_seconds(double seconds) {
   char text[32];
@@ -88,46 +89,97 @@ double cpu_seconds(pid_t process) {
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
+// Whether a process waits for something, by /proc/PID/stat: its third field, after a name in
+// parentheses.
+bool sleeps(pid_t process) {
+  char text[512] = "";
+  if (FILE* file = std::fopen(("/proc/" + std::to_string(process) + "/stat").c_str(), "r")) {
+    text[std::fread(text, 1, sizeof text - 1, file)] = 0;
+    std::fclose(file);
+  }
+  const char* name_end = std::strrchr(text, ')');
+  return name_end && std::strncmp(name_end, ") S", 3) == 0;
+}
+
+// The child, killed at the latest when this goes, and the end of the pipe that its answer is read
+// from.
+struct Child {
+  pid_t pid;
+  int answer;
+
+  Child(const std::function<void()>& action, const RehearsalLimits& limits) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) throw Error("pipe", std::strerror(errno));
+    const size_t mapped = mapped_bytes();
+    pid = fork();
+    if (pid == 0) act(action, limits, mapped, ends[1]);
+    const int fork_error = errno;
+    answer = ends[0];
+    close(ends[1]);
+    if (pid < 0) {
+      close(answer);
+      throw Error("fork", std::strerror(fork_error));
+    }
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+  ~Child() {
+    close(answer);
+    kill(pid, SIGKILL);
+    while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+};
+
+enum class End { kAnswered, kLate, kStuck };
+
+// Reads what the child answers until it is done, or out of time, or waits: it has nothing to wait
+// for but a lock that another thread of its parent held at the fork, and nobody will open that.
+End wait_for(const Child& child, double deadline_seconds, const RehearsalLimits& limits,
+             std::string& answer) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  double cpu_before = -1;
+  while (true) {
+    const double elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+    const double cpu = cpu_seconds(child.pid);
+    if (elapsed >= deadline_seconds || cpu >= limits.seconds) return End::kLate;
+    pollfd ready{child.answer, POLLIN, 0};
+    const int n = poll(&ready, 1, kLookEveryMs);
+    if (n < 0 && errno == EINTR) continue;
+    if (n == 0) {
+      if (sleeps(child.pid) && cpu_seconds(child.pid) == cpu_before) return End::kStuck;
+      cpu_before = cpu;
+      continue;
+    }
+    char buffer[2048];
+    const ssize_t got = read(child.answer, buffer, sizeof buffer);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return End::kAnswered;
+    answer.append(buffer, static_cast<size_t>(got));
+  }
+}
+
 }  // namespace
 
 std::string rehearse(const std::function<void()>& action, const RehearsalLimits& limits) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) throw Error("pipe", std::strerror(errno));
-  const size_t mapped = mapped_bytes();
-  const pid_t child = fork();
-  if (child == 0) act(action, limits, mapped, ends[1]);
-  const int fork_error = errno;
-  close(ends[1]);
-  if (child < 0) {
-    close(ends[0]);
-    throw Error("fork", std::strerror(fork_error));
-  }
-
-  const auto start = std::chrono::steady_clock::now();
-  std::string answer;
-  bool late = false;
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
   while (true) {
-    const double elapsed =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    late = elapsed >= kBusyMachine * limits.seconds ||
-           (elapsed >= limits.seconds && cpu_seconds(child) >= limits.seconds);
-    if (late) break;
-    pollfd ready{ends[0], POLLIN, 0};
-    const int n = poll(&ready, 1, std::max(20, static_cast<int>((limits.seconds - elapsed) * 1e3)));
-    if (n == 0 || (n < 0 && errno == EINTR)) continue;
-    char buffer[2048];
-    const ssize_t got = read(ends[0], buffer, sizeof buffer);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) break;
-    answer.append(buffer, static_cast<size_t>(got));
+    const double left =
+        kBusyMachine * limits.seconds - std::chrono::duration<double>(Clock::now() - start).count();
+    std::string answer;
+    const Child child(action, limits);
+    switch (wait_for(child, left, limits, answer)) {
+      case End::kStuck:
+        continue;
+      case End::kLate:
+        return "takes longer than " + shown_seconds(limits.seconds);
+      case End::kAnswered:
+        if (answer.empty()) return "takes too much memory";  // or the stack: it died
+        return answer[0] == kDone ? "" : answer;
+    }
   }
-  close(ends[0]);
-  kill(child, SIGKILL);
-  while (waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
-  }
-  if (late) return "takes longer than " + shown_seconds(limits.seconds);
-  if (answer.empty()) return "takes too much memory";  // or the stack: it died
-  return answer[0] == kDone ? "" : answer;
 }
 
 }  // namespace nanovllm

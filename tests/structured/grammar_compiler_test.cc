@@ -8,6 +8,8 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <future>
+#include <mutex>
 #include <thread>
 
 #include "nanovllm/error.h"
@@ -58,6 +60,26 @@ TEST(Rehearsal, ItsMemoryIsLimited) {
 TEST(Rehearsal, ItMayDie) {
   EXPECT_EQ(rehearse([] { std::abort(); }, {}), "takes too much memory");
   EXPECT_EQ(rehearse([] { raise(SIGKILL); }, {}), "takes too much memory");
+}
+
+// A lock that another thread holds while this one forks stays locked in the child.
+TEST(Rehearsal, AChildThatWaitsForALockIsStartedAnew) {
+  std::mutex mutex;
+  const auto take = [&] { const std::lock_guard lock(mutex); };
+  std::promise<void> locked;
+  std::thread other([&] {
+    const std::lock_guard lock(mutex);
+    locked.set_value();
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  });
+  locked.get_future().wait();
+  const auto start = Clock::now();
+  EXPECT_EQ(rehearse(take, {.seconds = 60}), "");
+  EXPECT_GT(seconds_since(start), 0.4);
+  EXPECT_LT(seconds_since(start), 30);
+  other.join();
+  const std::lock_guard lock(mutex);
+  EXPECT_EQ(rehearse(take, {.seconds = 0.2}), "takes longer than 0.2 s");
 }
 
 TEST(Rehearsal, WhatItDoesIsNotSeenHere) {
