@@ -88,63 +88,79 @@ NANO_VLLM_NOINLINE void one_row(const LinearArgs& a, int64_t p) {
   for (int i = 0; i < kPanels; ++i) finish(a, p + i, acc[i], a.out);
 }
 
-// Asks for `bytes` from memory into the second-level cache.
-inline void prefetch(const uint8_t* from, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
-}
+// Whether a tile reads the panels as they lie; else they are unpacked into the scratch first.
+template <PanelKind kKind, LinearMode kMode>
+constexpr bool kDirect = kMode == LinearMode::kPairs ||
+                         (kMode != LinearMode::kFloat && ByteTraits<kKind>::kDirect);
 
 // Steps k .. k + steps of panels p .. p + kPanels for the tiles first_tile .. last_tile, whose
-// rows' accumulators start at acc.
+// rows' accumulators start at acc. `next`: the weights that come then, null if none do.
 template <PanelKind kKind, LinearMode kMode, int kPanels>
 inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps, int64_t tiles,
-                        int64_t first_tile, int64_t last_tile, float* scratch, float* acc) {
+                        int64_t first_tile, int64_t last_tile, const uint8_t* next, float* scratch,
+                        float* acc) {
   using Traits = ByteTraits<kKind>;
   const int64_t panel_bytes = nanovllm::panel_bytes(kKind, a.k);
   const uint8_t* panels = a.panels + p * panel_bytes;
-  const uint8_t* groups = reinterpret_cast<const uint8_t*>(scratch);
-  int64_t groups_distance = kLinearSteps / kQuantGroup * sizeof(UnpackedGroup);
+  TileWeights weights = {reinterpret_cast<const uint8_t*>(scratch), 0, {}, panel_bytes / a.k};
   if constexpr (kMode == LinearMode::kFloat) {
     for (int i = 0; i < kPanels; ++i)
       widen<kKind>(panels + i * panel_bytes, k, steps, scratch + i * kFloatSteps * 16);
-  } else if constexpr (kMode != LinearMode::kPairs && Traits::kDirect) {
-    groups = panels + k / kQuantGroup * Groups<true, Traits::kCentred>::kBytes;
-    groups_distance = panel_bytes;
-  } else if constexpr (kMode != LinearMode::kPairs) {
+  } else if constexpr (kDirect<kKind, kMode>) {
+    weights.fetch_step = kMode == LinearMode::kPairs ? 64 : Groups<true, Traits::kCentred>::kBytes;
+    weights.at = panels + k / (kMode == LinearMode::kPairs ? 2 : kQuantGroup) * weights.fetch_step;
+    weights.distance = panel_bytes;
+  } else {
+    weights.distance = kLinearSteps / kQuantGroup * sizeof(UnpackedGroup);
+    weights.fetch_step = panel_bytes * kQuantGroup / a.k;
     for (int i = 0; i < kPanels; ++i)
       unpack_groups<kKind>(
           panels + i * panel_bytes, k, steps,
           reinterpret_cast<UnpackedGroup*>(scratch) + i * (kLinearSteps / kQuantGroup));
   }
-  // The next panels' steps come from memory while these are used: a share with each tile.
-  const uint8_t* next = panels + kPanels * panel_bytes + panel_bytes * k / a.k;
-  const int64_t share = panel_bytes * steps / a.k / (last_tile - first_tile);
   const bool done = k + steps == a.k && (p + kPanels) * 16 <= a.n;
   TileSums sums = {acc, k == 0, nullptr, a.out_stride, a.bias && done ? a.bias + p * 16 : nullptr};
   int64_t row = tile_start(first_tile, tiles, a.rows);
   for (int64_t t = first_tile; t < last_tile; ++t) {
     const int64_t end = tile_start(t + 1, tiles, a.rows), rows = end - row;
     if (done) sums.out = a.out + row * a.out_stride + p * 16;
-    for (int i = 0; i < kPanels; ++i)
-      prefetch(next + i * panel_bytes + (t - first_tile) * share, share);
+    // While the first tile reads the panels as they lie, it asks for what it comes to itself. Else
+    // each tile asks for one of the next panels, a single one for all of them.
+    for (int i = 0; i < kPanels; ++i) {
+      const int64_t turn = t - first_tile - (kDirect<kKind, kMode> ? 1 : 0);
+      weights.fetch[i] = weights.at;
+      if (turn < 0)
+        weights.fetch[i] += i * panel_bytes + kFetchAhead;
+      else if (next && (turn == i || last_tile - t + turn <= i))
+        weights.fetch[i] = next + i * panel_bytes;
+    }
     with_rows<tile_rows<kMode>()>(rows, [&]<int kRows>(Rows<kRows>) {
       if constexpr (kMode == LinearMode::kFloat) {
         tile_floats<kRows, kPanels>(static_cast<const float*>(a.prepared) + row * a.k + k * kRows,
-                                    scratch, steps, sums);
+                                    weights, steps, sums);
       } else if constexpr (kMode == LinearMode::kPairs) {
         tile_pairs<kRows, kPanels>(
             static_cast<const uint32_t*>(a.prepared) + row * ((a.k + 1) / 2) + k / 2 * kRows,
-            panels + k / 2 * 64, panel_bytes, steps, sums);
+            weights, steps, sums);
       } else {
         tile_bytes<kRows, kPanels, Traits::kDirect, Traits::kNarrow, Traits::kCentre,
                    Traits::kHalves, Traits::kPlanes>(
             static_cast<const int8_t*>(a.prepared) + nanovllm::prepared_bytes(kMode, row, a.k) +
                 k / kQuantGroup * kRows * activation_group_bytes(kMode),
-            groups, groups_distance, steps, sums);
+            weights, steps, sums);
       }
     });
     sums.acc += rows * 16;
     row = end;
   }
+}
+
+// Steps of K over which all panels of a call pass before the next ones: as many as `rows` rows of x
+// leave room for in a second-level cache.
+constexpr int64_t kSpanBytes = 256 * 1024;
+inline int64_t span_steps(LinearMode mode, int64_t rows) {
+  const int64_t spans = kSpanBytes / nanovllm::prepared_bytes(mode, rows, kLinearSteps);
+  return kLinearSteps * (spans > 1 ? spans : 1);
 }
 
 template <PanelKind kKind, LinearMode kMode>
@@ -159,27 +175,37 @@ void linear_kind(const LinearArgs& a, int64_t first, int64_t last, float* scratc
     return;
   }
   constexpr int kMost = tile_rows<kMode>();
+  constexpr int64_t kUnpacked = kMode == LinearMode::kFloat ? kFloatSteps : kLinearSteps;
   const int64_t tiles = tile_count(a.rows, kMost);
   const int64_t blocks = tile_count(tiles, kLinearRows / kMost);  // of tiles taken together
+  const int64_t bytes = nanovllm::panel_bytes(kKind, a.k);
   float* acc = scratch + kLinearSteps * 16;
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t first_tile = tile_start(block, blocks, tiles);
     const int64_t last_tile = tile_start(block + 1, blocks, tiles);
     const int64_t row = tile_start(first_tile, tiles, a.rows);
     const int64_t rows = tile_start(last_tile, tiles, a.rows) - row;
+    const int64_t span = span_steps(kMode, rows);
     for (int64_t p0 = first; p0 < last; p0 += kLinearPanels) {
       const int64_t p1 = p0 + kLinearPanels < last ? p0 + kLinearPanels : last;
-      constexpr int64_t kChunk = kMode == LinearMode::kFloat ? kFloatSteps : kLinearSteps;
-      for (int64_t k = 0; k < a.k; k += kChunk) {
-        const int64_t steps = a.k - k < kChunk ? a.k - k : kChunk;
+      for (int64_t k0 = 0; k0 < a.k; k0 += span) {
+        const int64_t k1 = k0 + span < a.k ? k0 + span : a.k;
         int64_t p = p0;
-        const auto chunk = [&]<int kPanels>(Panels<kPanels>) {
+        const auto panels = [&]<int kPanels>(Panels<kPanels>) {
           for (; p + kPanels <= p1; p += kPanels)
-            panel_chunk<kKind, kMode, kPanels>(a, p, k, steps, tiles, first_tile, last_tile,
-                                               scratch, acc + (p - p0) * kLinearRows * 16);
+            for (int64_t k = k0, steps; k < k1; k += steps) {
+              steps = kDirect<kKind, kMode> || k1 - k < kUnpacked ? k1 - k : kUnpacked;
+              const bool last = k + steps == k1;  // of these panels
+              const int64_t next_k = last ? k0 : k + steps, next_p = last ? p + kPanels : p;
+              const uint8_t* next = next_p + kPanels <= p1
+                                        ? a.panels + next_p * bytes + bytes * next_k / a.k
+                                        : nullptr;
+              panel_chunk<kKind, kMode, kPanels>(a, p, k, steps, tiles, first_tile, last_tile, next,
+                                                 scratch, acc + (p - p0) * kLinearRows * 16);
+            }
         };
-        chunk(Panels<kTilePanels>());
-        if constexpr (kTilePanels > 1) chunk(Panels<1>());
+        panels(Panels<kTilePanels>());
+        if constexpr (kTilePanels > 1) panels(Panels<1>());
       }
       // What shares a call with a panel that is partly used is still in acc.
       if (p1 * 16 <= a.n) continue;

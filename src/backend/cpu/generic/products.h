@@ -56,6 +56,7 @@ inline void one_row_floats(const uint8_t* panels, int64_t panel_bytes, int64_t k
       NANO_VLLM_UNROLL
       for (int p = 0; p < kPanels; ++p) {
         const uint8_t* panel = panels + p * panel_bytes;
+        fetch<64>(panel + (kKind == PanelKind::kF32 ? k * 64 : k * 32) + kFetchAhead);
         if constexpr (kKind == PanelKind::kF32) {
           acc[p] = fma(load(reinterpret_cast<const float*>(panel) + k * 16), xk, acc[p]);
         } else {
@@ -68,7 +69,9 @@ inline void one_row_floats(const uint8_t* panels, int64_t panel_bytes, int64_t k
       const V x0 = set1(x[k]), x1 = set1(x[k + 1]);
       NANO_VLLM_UNROLL
       for (int p = 0; p < kPanels; ++p) {
-        const U u = load_u32(panels + p * panel_bytes + k / 2 * 64);
+        const uint8_t* panel = panels + p * panel_bytes + k / 2 * 64;
+        fetch<64>(panel + kFetchAhead);
+        const U u = load_u32(panel);
         acc[p] = fma(low_bf16(u), x0, acc[p]);
         acc[p] = fma(high_bf16(u), x1, acc[p]);
       }
@@ -84,12 +87,13 @@ inline void one_row_pairs(const uint8_t* panels, int64_t panel_bytes, int64_t k_
                           const uint32_t* x, V* acc) {
   for (int64_t k = 0; k < k_end; k += 2) {
     NANO_VLLM_UNROLL
-    for (int p = 0; p < kPanels; ++p)
-      acc[p] = dot_pairs(acc[p], load_u32(panels + p * panel_bytes + k * 32), x + k / 2);
+    for (int p = 0; p < kPanels; ++p) {
+      const uint8_t* panel = panels + p * panel_bytes + k * 32;
+      fetch<64>(panel + kFetchAhead);
+      acc[p] = dot_pairs(acc[p], load_u32(panel), x + k / 2);
+    }
   }
 }
-
-constexpr int64_t kFetchAhead = 2048;  // bytes
 
 template <PanelKind kKind, int kPanels>
 inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_end,
@@ -97,20 +101,21 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
   using Traits = ByteTraits<kKind>;
   constexpr PanelFormat f = Traits::format;
   constexpr int kFours = kQuantGroup / 4 / Traits::kHalves;
+  // What comes after the end of a panel is the next panel of this call, not of the next one.
+  const int64_t last_fetched = k_end - k_end * kFetchAhead / panel_bytes;
   for (int64_t k = 0; k < k_end; k += kQuantGroup, x += activation_group_bytes(Traits::kMode)) {
     const int64_t at = k % nanovllm::record_steps(f);
     const float* floats = reinterpret_cast<const float*>(x + kQuantGroup * Traits::kPlanes);
     const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4);
+    const int64_t ahead = kFetchAhead + (k < last_fetched ? 0 : (kPanels - 1) * panel_bytes);
     NANO_VLLM_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const uint8_t* record =
           panels + p * panel_bytes + k / nanovllm::record_steps(f) * nanovllm::record_bytes(f);
       const uint8_t* quants = record + nanovllm::record_scale_bytes(f) +
                               at / kQuantGroup * nanovllm::group_quant_bytes(f);
-      // Where a byte costs more than one instruction, loads far enough ahead would not fit the
-      // processor's window.
-      for (int64_t i = 0; f.bits < 8 && i < nanovllm::group_quant_bytes(f); i += 64)
-        __builtin_prefetch(quants + kFetchAhead + i);
+      fetch<f.super ? nanovllm::group_quant_bytes(f) : nanovllm::record_bytes(f), 3>(quants +
+                                                                                     ahead);
       NANO_VLLM_UNROLL
       for (int half = 0; half < Traits::kHalves; ++half) {
         I sum;
@@ -171,31 +176,44 @@ struct Tile {
     }
   }
   void finish(const TileSums& sums) const {
+    const TileSums s = sums;  // a copy, which no store below can change
     NANO_VLLM_UNROLL
     for (int p = 0; p < kPanels; ++p) {
-      const V bias = sums.bias ? load(sums.bias + p * 16) : zero();
+      const V bias = s.bias ? load(s.bias + p * 16) : zero();
       NANO_VLLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const V sum = v[p][r];
-        if (!sums.out)
-          store(at(sums, p, r), sum);
+        if (!s.out)
+          store(at(s, p, r), sum);
         else
-          store(sums.out + r * sums.out_stride + p * 16, sums.bias ? add(sum, bias) : sum);
+          store(s.out + r * s.out_stride + p * 16, s.bias ? add(sum, bias) : sum);
       }
     }
   }
 };
 
-// x [steps][kRows], w [kPanels][kFloatSteps][16].
+// A tile's weights, and what it asks memory for while it computes.
+struct TileWeights {
+  const uint8_t* at;                  // of the first panel
+  int64_t distance;                   // bytes from panel to panel
+  const uint8_t* fetch[kTilePanels];  // from here on, so many bytes for each step of the loop
+  int64_t fetch_step;
+};
+
+// x [steps][kRows], weights [kPanels][kFloatSteps][16] floats.
 template <int kRows, int kPanels>
-NANO_VLLM_NOINLINE void tile_floats(const float* x, const float* w, int64_t steps,
+NANO_VLLM_NOINLINE void tile_floats(const float* x, const TileWeights& weights, int64_t steps,
                                     const TileSums& sums) {
+  const float* w = reinterpret_cast<const float*>(weights.at);
   Tile<kRows, kPanels> a;
   a.start(sums);
   for (int64_t k = 0; k < steps; ++k) {
     V wk[kPanels];
     NANO_VLLM_UNROLL
-    for (int p = 0; p < kPanels; ++p) wk[p] = load(w + (p * kFloatSteps + k) * 16);
+    for (int p = 0; p < kPanels; ++p) {
+      wk[p] = load(w + (p * kFloatSteps + k) * 16);
+      fetch<64>(weights.fetch[p] + k * weights.fetch_step);
+    }
     NANO_VLLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const V xk = set1(x[k * kRows + r]);
@@ -206,17 +224,19 @@ NANO_VLLM_NOINLINE void tile_floats(const float* x, const float* w, int64_t step
   a.finish(sums);
 }
 
-// x [steps / 2][kRows] pairs, w [steps / 2][16] pairs, straight from the panels, which are
-// w_distance bytes apart.
+// x [steps / 2][kRows] pairs, weights [steps / 2][16] pairs.
 template <int kRows, int kPanels>
-NANO_VLLM_NOINLINE void tile_pairs(const uint32_t* x, const uint8_t* w, int64_t w_distance,
-                                   int64_t steps, const TileSums& sums) {
+NANO_VLLM_NOINLINE void tile_pairs(const uint32_t* x, const TileWeights& w, int64_t steps,
+                                   const TileSums& sums) {
   Tile<kRows, kPanels> a;
   a.start(sums);
   for (int64_t pair = 0; pair < (steps + 1) / 2; ++pair) {
     U wk[kPanels];
     NANO_VLLM_UNROLL
-    for (int p = 0; p < kPanels; ++p) wk[p] = load_u32(w + p * w_distance + pair * 64);
+    for (int p = 0; p < kPanels; ++p) {
+      wk[p] = load_u32(w.at + p * w.distance + pair * 64);
+      fetch<64>(w.fetch[p] + pair * 64);
+    }
     NANO_VLLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const uint32_t* xk = x + pair * kRows + r;
@@ -285,11 +305,11 @@ inline void byte_products(const int8_t* x, const uint8_t* w, int64_t w_distance,
   }
 }
 
-// x as prepare_groups leaves it; w_distance bytes from panel to panel. The two planes of kWords
-// pass one after the other: sums of both would not fit the registers.
+// x as prepare_groups leaves it. The two planes of kWords pass one after the other: sums of both
+// would not fit the registers.
 template <int kRows, int kPanels, bool kDirect, bool kNarrow, int kCentre, int kHalves, int kPlanes>
-NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const uint8_t* w, int64_t w_distance,
-                                   int64_t steps, const TileSums& sums) {
+NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const TileWeights& weights, int64_t steps,
+                                   const TileSums& sums) {
   constexpr LinearMode kMode = kPlanes == 2 ? LinearMode::kWords : LinearMode::kBytes;
   constexpr int kFours = kQuantGroup / 4 / kHalves;
   constexpr bool kCentred = kCentre > 0;
@@ -301,7 +321,12 @@ NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const uint8_t* w, int64_t w_
   } else if (sums.first) {
     for (int r = 0; r < kRows; ++r) store(At::at(sums, 0, r), zero());
   }
+  const uint8_t* w = weights.at;
+  const int64_t w_distance = weights.distance;
   for (int64_t k = 0; k < steps; k += kQuantGroup, w += Source::kBytes) {
+    for (int p = 0; p < kPanels; ++p)
+      fetch<kDirect ? Source::kBytes : 384>(weights.fetch[p] +
+                                            k / kQuantGroup * weights.fetch_step);
     const float* floats = reinterpret_cast<const float*>(x + kRows * kQuantGroup * kPlanes);
     const int32_t* centres =
         reinterpret_cast<const int32_t*>(floats + 4 * kRows) + (kCentre == 128 ? kRows : 0);

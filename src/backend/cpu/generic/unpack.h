@@ -11,6 +11,17 @@ using nanovllm::kQuantGroup;
 using nanovllm::PanelFormat;
 using nanovllm::PanelKind;
 
+// Memory answers after hundreds of multiply-adds, and a processor that waits looks too few of them
+// ahead. So whoever passes over weights asks for those that come this many bytes later, or next.
+constexpr int64_t kFetchAhead = 4096;
+
+// By default into the second-level cache.
+template <int64_t kBytes, int kLocality = 2>
+inline void fetch(const uint8_t* from) {
+  NANO_VLLM_UNROLL
+  for (int64_t i = 0; i < kBytes; i += 64) __builtin_prefetch(from + i, 0, kLocality);
+}
+
 // Scale and min of a group's 16 columns.
 struct ScaleMin {
   V scale, min;
@@ -116,6 +127,7 @@ NANO_VLLM_NOINLINE void unpack_groups(const uint8_t* panel, int64_t k0, int64_t 
     const uint8_t* record = panel + k / nanovllm::record_steps(f) * nanovllm::record_bytes(f);
     const uint8_t* quants = record + nanovllm::record_scale_bytes(f) +
                             at / kQuantGroup * nanovllm::group_quant_bytes(f);
+    fetch<nanovllm::group_quant_bytes(f)>(quants + kFetchAhead);
     for (int i = 0; i < kQuantGroup / f.group; ++i) {
       const ScaleMin s = group_scales<kKind>(record, static_cast<int>(at / f.group) + i);
       store(out->scale[i], s.scale);
