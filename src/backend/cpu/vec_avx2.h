@@ -9,6 +9,7 @@ namespace {
 constexpr int kTilePanels = 1;
 constexpr int kTileRows = 6;      // 12 accumulators, 2 weights, 1 broadcast: 15 of 16 registers
 constexpr int kByteTileRows = 3;  // 6 sums, 2 weights, ones, 3 broadcasts: more, and GCC spills
+constexpr int kChains = 4;
 constexpr bool kTotalsInRegisters = false;
 #if defined(__AVXVNNI__)
 constexpr bool kNarrowSums = false;

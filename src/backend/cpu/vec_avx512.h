@@ -11,6 +11,7 @@ namespace {
 constexpr int kTilePanels = 2;
 constexpr int kTileRows = 12;
 constexpr int kByteTileRows = 6;
+constexpr int kChains = 8;
 constexpr bool kTotalsInRegisters = true;
 #if defined(__AVX512VNNI__)
 constexpr bool kNarrowSums = false;

@@ -9,6 +9,7 @@ namespace {
 constexpr int kTilePanels = 1;
 constexpr int kTileRows = 6;  // 24 accumulators, 4 weights, 1 broadcast of 32 registers
 constexpr int kByteTileRows = 4;
+constexpr int kChains = 4;
 constexpr bool kTotalsInRegisters = false;
 constexpr bool kNarrowSums = false;
 constexpr bool kHasPairs = false;

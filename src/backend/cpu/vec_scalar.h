@@ -15,6 +15,7 @@ namespace {
 constexpr int kTilePanels = 1;              // panels that a register tile takes
 constexpr int kTileRows = 4;                // and rows of x
 constexpr int kByteTileRows = 4;            // the same for dot products of bytes
+constexpr int kChains = 4;                  // sums of V that hide the latency of one
 constexpr bool kTotalsInRegisters = false;  // there: of all groups, beside the sums of one
 constexpr bool kNarrowSums = false;         // quants below 16 are summed in N
 constexpr bool kHasPairs = false;           // bfloat16 dot products

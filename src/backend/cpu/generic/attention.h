@@ -167,10 +167,10 @@ inline void attention_segment(const AttentionArgs& a, const AttentionWork& w, in
     for (int64_t t = 0; t < w.num_tiles; ++t) {
       const int64_t row = tile_begin(w, t), lo = tile_lo(t), hi = tile_hi(t);
       if (lo < hi)
-        value_panels<kType>(tile_begin(w, t + 1) - row, runs,
-                            value_runs(s, lo, hi, words, &next, runs), words * 4, 0, padded16(dim),
-                            w.scores + row * kScoreStride + lo, w.keep + row, w.take + row,
-                            w.total + row * w.padded, w.padded);
+        value_panels<kType, true>(tile_begin(w, t + 1) - row, runs,
+                                  value_runs(s, lo, hi, words, &next, runs), words * 4, 0,
+                                  padded16(dim), w.scores + row * kScoreStride + lo, w.keep + row,
+                                  w.take + row, w.total + row * w.padded, w.padded);
     }
   } else {
     const int64_t num_runs = value_runs(s, s.lo, s.hi, words, nullptr, runs);
@@ -181,9 +181,9 @@ inline void attention_segment(const AttentionArgs& a, const AttentionWork& w, in
         const ValueRun run = {reinterpret_cast<const uint8_t*>(w.panel + (lo - s.lo) * 16), hi - lo,
                               nullptr};
         if (lo < hi)
-          value_panels<KVType::kFloat32>(tile_begin(w, t + 1) - row, &run, 1, 64, 0, 16,
-                                         w.scores + row * kScoreStride + lo, w.keep + row,
-                                         w.take + row, w.total + row * w.padded + d, w.padded);
+          value_panels<KVType::kFloat32, false>(
+              tile_begin(w, t + 1) - row, &run, 1, 64, 0, 16, w.scores + row * kScoreStride + lo,
+              w.keep + row, w.take + row, w.total + row * w.padded + d, w.padded);
       }
     }
   }

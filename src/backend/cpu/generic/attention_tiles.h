@@ -71,8 +71,8 @@ NANO_VLLM_NOINLINE void score_tile(const uint8_t* const* panels, const uint8_t* 
     for (int p = 0; p < kPanels; ++p) store(scores + r * kScoreStride + 16 * p, acc[r][p]);
 }
 
-// Consecutive keys whose values lie at equal distances; ahead: a panel of keys that is needed soon,
-// or null.
+// Consecutive keys whose values lie at equal distances; ahead: a panel that is needed soon, or
+// null.
 struct ValueRun {
   const uint8_t* rows;
   int64_t count;
@@ -81,10 +81,14 @@ struct ValueRun {
 
 // total[r, 16 p + i] = total * keep[r] + take[r] * sum over keys j of weights[r, j] * value j's
 // dimension `first` + 16 p + i: a segment's sum, merged at once into the rows' totals.
-template <KVType kType, int kRows, int kPanels>
+template <KVType kType, int kRows, int kPanels, bool kPrefetch>
 NANO_VLLM_NOINLINE void value_tile(const ValueRun* runs, int64_t num_runs, int64_t row_bytes,
                                    int64_t first, const float* weights, const float* keep,
                                    const float* take, float* total, int64_t total_stride) {
+  // A key's 16 kPanels dimensions are as many lines of a panel of keys a sixteenth of.
+  constexpr int kElements = nanovllm::kv_elements_a_word(kType);
+  constexpr int kLines = kPanels > kElements ? kPanels / kElements : 1;
+  constexpr int kEvery = kPanels > kElements ? 1 : kElements / kPanels;
   V acc[kRows][kPanels];
   NANO_VLLM_UNROLL
   for (int r = 0; r < kRows; ++r)
@@ -92,12 +96,10 @@ NANO_VLLM_NOINLINE void value_tile(const ValueRun* runs, int64_t num_runs, int64
   for (int64_t run = 0; run < num_runs; ++run) {
     const uint8_t* row = runs[run].rows;
     const int64_t count = runs[run].count;
-    if (const uint8_t* ahead = runs[run].ahead) {
-      constexpr int kElements = nanovllm::kv_elements_a_word(kType);
-      for (int i = 0; i < 16 * kPanels; i += kElements)
-        prefetch(ahead + (first + i) / kElements * 64);
-    }
+    const uint8_t* ahead = runs[run].ahead ? runs[run].ahead + first / kElements * 64 : row;
     for (int64_t j = 0; j < count; ++j, row += row_bytes, ++weights) {
+      if (kPrefetch && j % kEvery == 0)
+        for (int i = 0; i < kLines; ++i, ahead += 64) prefetch(ahead);
       NANO_VLLM_UNROLL
       for (int p = 0; p < kPanels; ++p) {
         const V v = row_elements<kType>(row, first + 16 * p);
@@ -116,8 +118,18 @@ NANO_VLLM_NOINLINE void value_tile(const ValueRun* runs, int64_t num_runs, int64
   }
 }
 
-// Panels that one tile takes at once: enough chains of multiply-adds to hide their latency.
-constexpr int panels_at_once(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+// Calls f(first panel, Panels<n>) for `count` panels, as many at once as `kRows` rows need for
+// enough chains of multiply-adds to hide their latency.
+constexpr int panels_at_once(int rows) {
+  int panels = 1;
+  while (2 * panels * rows <= kChains) panels *= 2;
+  return panels;
+}
+template <int kRows, int kPanels = panels_at_once(kRows), typename F>
+inline void each_panels(int64_t first, int64_t count, const F& f) {
+  for (; first + kPanels <= count; first += kPanels) f(first, Panels<kPanels>());
+  if constexpr (kPanels > 1) each_panels<kRows, kPanels / 2>(first, count, f);
+}
 
 // Scores of `rows` (1 .. kTileRows) rows against num_panels panels.
 template <KVType kType, bool kPrefetch, int kRows = kTileRows>
@@ -129,34 +141,26 @@ inline void score_panels(int64_t rows, const uint8_t* const* panels, const uint8
       return score_panels<kType, kPrefetch, kRows - 1>(rows, panels, ahead, num_panels, words, q,
                                                        q_stride, scores);
   }
-  constexpr int kPanels = panels_at_once(kRows);
-  int64_t p = 0;
-  for (; p + kPanels <= num_panels; p += kPanels)
+  each_panels<kRows>(0, num_panels, [&]<int kPanels>(int64_t p, Panels<kPanels>) {
     score_tile<kType, kRows, kPanels, kPrefetch>(panels + p, ahead + p, words, q, q_stride,
                                                  scores + 16 * p);
-  for (; kPanels > 1 && p < num_panels; ++p)
-    score_tile<kType, kRows, 1, kPrefetch>(panels + p, ahead + p, words, q, q_stride,
-                                           scores + 16 * p);
+  });
 }
 
 // Outputs of `rows` rows in the dimensions first .. last (a multiple of 16 apart).
-template <KVType kType, int kRows = kTileRows>
+template <KVType kType, bool kPrefetch, int kRows = kTileRows>
 inline void value_panels(int64_t rows, const ValueRun* runs, int64_t num_runs, int64_t row_bytes,
                          int64_t first, int64_t last, const float* weights, const float* keep,
                          const float* take, float* total, int64_t total_stride) {
   if constexpr (kRows > 1) {
     if (rows != kRows)
-      return value_panels<kType, kRows - 1>(rows, runs, num_runs, row_bytes, first, last, weights,
-                                            keep, take, total, total_stride);
+      return value_panels<kType, kPrefetch, kRows - 1>(rows, runs, num_runs, row_bytes, first, last,
+                                                       weights, keep, take, total, total_stride);
   }
-  constexpr int kPanels = panels_at_once(kRows);
-  int64_t d = first;
-  for (; d + 16 * kPanels <= last; d += 16 * kPanels)
-    value_tile<kType, kRows, kPanels>(runs, num_runs, row_bytes, d, weights, keep, take,
-                                      total + (d - first), total_stride);
-  for (; kPanels > 1 && d < last; d += 16)
-    value_tile<kType, kRows, 1>(runs, num_runs, row_bytes, d, weights, keep, take,
-                                total + (d - first), total_stride);
+  each_panels<kRows>(0, (last - first) / 16, [&]<int kPanels>(int64_t p, Panels<kPanels>) {
+    value_tile<kType, kRows, kPanels, kPrefetch>(runs, num_runs, row_bytes, first + 16 * p, weights,
+                                                 keep, take, total + 16 * p, total_stride);
+  });
 }
 
 }  // namespace

@@ -14,8 +14,6 @@ using nanovllm::tile_start;
 // Calls f with the number of rows as a compile-time constant.
 template <int kRows>
 struct Rows {};
-template <int kPanels>
-struct Panels {};
 template <int kMost, typename F>
 inline void with_rows(int64_t rows, const F& f) {
   if (rows == kMost) return f(Rows<kMost>());

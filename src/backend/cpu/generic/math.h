@@ -1,4 +1,4 @@
-// exp and partial loads on top of a vec_*.h.
+// exp, partial loads and what all kernels share, on top of a vec_*.h.
 #pragma once
 
 #include "backend/cpu/kernels.h"
@@ -20,6 +20,10 @@
 #define NANO_VLLM_NOINLINE __attribute__((noinline))
 
 namespace {
+
+// A number of panels known when compiling, as an argument.
+template <int kPanels>
+struct Panels {};
 
 // The first n < 16 floats, zeros behind them.
 inline V load_first(const float* p, int64_t n) {
