@@ -76,8 +76,8 @@ void bench_linear(const Limits& limits, int threads) {
     std::printf("%-6s %10.2f %10.1f %7.0f%% %7.0f%%  ", kind.name, one * 1e3, bytes / one / 1e9,
                 100 * bytes / one / 1e9 / limits.read_gbytes,
                 100 * 2 * macs / one / 1e9 / limits.gflops);
-    for (const int64_t rows : {2, 4, 8, 32, 128, 512}) {
-      const int matrices = rows > 32 ? 1 : 6;
+    for (const int64_t rows : {2, 4, 8, 16, 32, 64, 128, 512}) {
+      const int matrices = rows > 64 ? 1 : kMatrices;
       const double t = best_seconds(5, [&] {
         for (int i = 0; i < matrices; ++i) backend.linear(*weights[i], nullptr, x, rows, out);
       });
