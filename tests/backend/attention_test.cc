@@ -1,6 +1,10 @@
 // rope_and_store_kv and attention against plain loops in double, and their promise: a token's
 // output has the same bits however its sequence is cut into steps, whatever shares the batch,
 // whatever the block size.
+#include <unistd.h>
+
+#include <fstream>
+
 #include "attention_world.h"
 #include "backend_test_util.h"
 
@@ -197,6 +201,12 @@ TEST(Attention, LargeScoresAndLongContexts) {
   expect_same(run(w, *all_kernels().front(), 1, 1, 3000, 6), got, "long");
 }
 
+int64_t resident_bytes() {
+  int64_t pages = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
 TEST(KVCache, CostsItsBytesOnlyWhenUsed) {
   CpuBackend backend(*all_kernels().front(), 1);
   const KVCacheShape shape = {30, 1000, 16, 3, 64, KVType::kBFloat16};
@@ -206,6 +216,20 @@ TEST(KVCache, CostsItsBytesOnlyWhenUsed) {
   EXPECT_EQ(backend.kv_cache_bytes(int8), int64_t{30} * 1000 * 16 * 3 * (64 + 4) * 2);
   EXPECT_THROW(backend.kv_cache_bytes({1 << 20, int64_t{1} << 40, 1 << 20, 1 << 20, 1 << 20}),
                std::exception);
+
+  const int64_t before = resident_bytes();
+  backend.allocate_kv_cache(shape);
+  Batch batch;  // one token, in the first block
+  batch.block_size = 16;
+  batch.block_table_stride = 1;
+  batch.token_ids = batch.positions = batch.slot_mapping = batch.block_tables = {0};
+  batch.query_start = {0, 1};
+  batch.context_lens = {1};
+  std::vector<float> qkv((9 + 2 * 3) * 64), cos_sin(64);
+  for (int layer = 0; layer < 30; ++layer)
+    backend.rope_and_store_kv({layer, 9, 3, 64, 64, nullptr, nullptr, 0, cos_sin.data(), false},
+                              batch, qkv.data());
+  EXPECT_LT(resident_bytes() - before, 4 << 20);
 }
 
 }  // namespace

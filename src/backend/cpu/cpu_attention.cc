@@ -15,6 +15,10 @@ constexpr int64_t kItemsAThread = 4;
 // Consecutive tokens that one thread stores, where there are many: the keys of 16 lie in one line.
 constexpr int64_t kStoreTokens = 16;
 
+// Of the keys of a layer, and of its values, so many bytes lie on small pages: on a huge one each,
+// the first token of a short answer would cost 2 MiB for every layer's keys and for its values.
+constexpr int64_t kSmallPages = 2 << 20;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
@@ -31,7 +35,10 @@ int64_t CpuAttention::kv_bytes(const KVCacheShape& s) {
 void CpuAttention::allocate(const KVCacheShape& shape) {
   const int64_t bytes = kv_bytes(shape);
   kv_memory_ = Memory();
-  kv_memory_ = Memory(bytes + kKVSlack, "KV cache", true);
+  kv_memory_ = Memory(bytes + kKVSlack, "KV cache", false);
+  const int64_t part = bytes / std::max<int64_t>(1, 2 * int64_t{shape.num_layers});
+  for (int64_t i = 0; i < 2 * int64_t{shape.num_layers}; ++i)
+    kv_memory_.ask_for_huge_pages(i * part + kSmallPages, part - kSmallPages);
   kv_ = shape;
   scratch_stride_ = ceil_div(attention_scratch(shape.head_dim) * 4, 4096) * 4096;
   scratch_ = Memory(scratch_stride_ * pool_.size(), "attention scratch", false);

@@ -21,6 +21,9 @@ class Memory {
     return *this;
   }
 
+  // Asks for huge pages in `bytes` bytes from `offset` on. A hint; the system may refuse.
+  void ask_for_huge_pages(int64_t offset, int64_t bytes);
+
   std::byte* data() const { return data_; }
   int64_t size() const { return size_; }
 
