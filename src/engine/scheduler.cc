@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 namespace nanovllm {
 
@@ -44,11 +45,14 @@ std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
   // Should one come in before others go on? Those have every second step at least.
   const int first = waiting_.empty() || running_.empty() ? INT_MAX : priority(**waiting_.begin());
   max_priority_ = first < max_priority_ && first < priority(*running_.back()) ? first : INT_MAX;
-  const bool memory_left = schedule_decodes();
-  for (Sequence* seq : running_)
-    if (budget_ > 0 && takes_part(*seq) && !seq->is_decoding())
-      schedule_tokens(*seq, std::min(budget_, seq->num_uncomputed_tokens()));
-  if (memory_left) admit_waiting();  // else the preempted one would fight for the same blocks
+  do {
+    const bool memory_left = schedule_decodes();
+    for (Sequence* seq : running_)
+      if (budget_ > 0 && takes_part(*seq) && !seq->is_decoding())
+        schedule_tokens(*seq, std::min(budget_, seq->num_uncomputed_tokens()));
+    if (memory_left) admit_waiting();  // else the preempted one would fight for the same blocks
+    // If it cannot come in yet, because it waits for what others compute, the step is theirs.
+  } while (scheduled_.empty() && std::exchange(max_priority_, INT_MAX) != INT_MAX);
   schedule_drafts();
   for (ScheduledSequence& s : scheduled_) fill(batch, s);
 
@@ -59,7 +63,7 @@ std::span<const ScheduledSequence> Scheduler::schedule(Batch& batch) {
   batch.block_tables.assign(width * scheduled_.size(), -1);
   for (size_t i = 0; i < scheduled_.size(); ++i)
     std::ranges::copy(scheduled_[i].seq->block_table, batch.block_tables.begin() + i * width);
-  if (scheduled_.empty() && max_priority_ == INT_MAX && !(waiting_.empty() && running_.empty()))
+  if (scheduled_.empty() && !(waiting_.empty() && running_.empty()))
     throw std::logic_error("Scheduler: requests are left, but none can be scheduled");
   return scheduled_;
 }

@@ -127,22 +127,25 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
     }
   });
   for (int trial = 0; trial < 16; ++trial) {
+    // Of its own: how often the loop below draws depends on time.
+    std::mt19937 setting(trial);
     EngineConfig c = config;
-    c.block_size = std::array{1, 2, 7, 16, 256}[pick(rng, 0, 4)];
-    c.max_num_batched_tokens = std::array{1, 2, 5, 17, 64, 512}[pick(rng, 0, 5)];
-    c.max_num_seqs = pick(rng, 1, 24);
-    c.enable_prefix_caching = pick(rng, 0, 1);
-    c.threads = pick(rng, 1, 2);
+    c.block_size = std::array{1, 2, 7, 16, 256}[pick(setting, 0, 4)];
+    c.max_num_batched_tokens = std::array{1, 2, 5, 17, 64, 512}[pick(setting, 0, 5)];
+    c.max_num_seqs = pick(setting, 1, 24);
+    c.enable_prefix_caching = pick(setting, 0, 1);
+    c.threads = pick(setting, 1, 2);
     c.device = draws == Draws::kHost ? "cpu" : "cuda";
     c.async_scheduling = draws == Draws::kDeviceOverlapping;
     // Who guesses does not overlap.
-    if (c.async_scheduling ? pick(rng, 0, 3) == 0 : pick(rng, 0, 2) > 0) {
-      const int64_t lookup_max = pick(rng, 1, 4);
-      c.speculative_config = {"ngram", pick(rng, 1, 7), lookup_max, pick(rng, 1, lookup_max)};
+    if (c.async_scheduling ? pick(setting, 0, 3) == 0 : pick(setting, 0, 2) > 0) {
+      const int64_t lookup_max = pick(setting, 1, 4);
+      c.speculative_config = {"ngram", pick(setting, 1, 7), lookup_max,
+                              pick(setting, 1, lookup_max)};
     }
     // Sometimes memory for one request and a little more.
-    const int64_t blocks = pick(rng, 0, 1)
-                               ? (160 + c.block_size - 1) / c.block_size + pick(rng, 0, 3)
+    const int64_t blocks = pick(setting, 0, 1)
+                               ? (160 + c.block_size - 1) / c.block_size + pick(setting, 0, 3)
                                : 4096 / c.block_size;
     c.kv_cache_memory_bytes = blocks * c.block_size * bytes_per_token;
     c.max_model_len = std::min<int64_t>(160, blocks * c.block_size);
@@ -214,8 +217,8 @@ TEST_P(InvarianceTest, TokensAndLogprobsDoNotDependOnCompany) {
   EXPECT_GT(preemptions, 0);
   EXPECT_GT(cached, 0);
   EXPECT_GT(dropped, 0);
-  EXPECT_GT(accepted, draws == Draws::kDeviceOverlapping ? 0 : 30);
-  EXPECT_GT(drafted - accepted, draws == Draws::kDeviceOverlapping ? 0 : 30);
+  EXPECT_GT(accepted, 30);
+  EXPECT_GT(drafted - accepted, 30);
   EXPECT_EQ(device->steps > 0, draws != Draws::kHost);
   EXPECT_EQ(device->overlapped > 1000, draws == Draws::kDeviceOverlapping) << device->overlapped;
   EXPECT_EQ(device->pending_ids > 1000, draws == Draws::kDeviceOverlapping) << device->pending_ids;

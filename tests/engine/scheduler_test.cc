@@ -187,17 +187,20 @@ TEST(Scheduler, ACommonBeginningIsComputedOnce) {
 // A load of requests with a priority, a prompt and an answer of so many tokens, step by step.
 class Load {
  public:
-  explicit Load(const EngineConfig& config, int64_t num_blocks = 1000)
-      : blocks_(num_blocks, config.block_size, false), scheduler(config, blocks_) {}
+  explicit Load(const EngineConfig& config, int64_t num_blocks = 1000, bool caching = false)
+      : blocks_(num_blocks, config.block_size, caching), scheduler(config, blocks_) {}
 
   uint64_t add(int priority, int64_t prompt, int64_t output) {
+    return add(priority, prompt, output, static_cast<int32_t>(requests_.size()));
+  }
+  uint64_t add(int priority, int64_t prompt, int64_t output, int32_t token) {
     auto request = std::make_unique<Request>();
     request->id = requests_.size();
     request->options.priority = priority;
     request->params.max_tokens = output;
     auto seq = std::make_unique<Sequence>();
     seq->request = request.get();
-    seq->token_ids.assign(prompt, static_cast<int32_t>(request->id));
+    seq->token_ids.assign(prompt, token);
     seq->num_prompt_tokens = prompt;
     request->sequences.push_back(std::move(seq));
     scheduler.add(*request->sequences[0]);
@@ -242,6 +245,19 @@ TEST(Scheduler, ASmallerPriorityComesInBeforeOthersGoOn) {
   // Everybody again, but for request 2, which has no slot yet.
   EXPECT_EQ(load.step(), (Work{{0, 1}, {1, 16}, {3, 1}}));
   EXPECT_EQ(load.scheduler.num_preemptions(), 0);
+}
+
+// It would share blocks that a larger priority computes.
+TEST(Scheduler, ASmallerPriorityThatCannotComeInYetHoldsNobodyUp) {
+  Load load({.max_num_seqs = 3, .max_num_batched_tokens = 20, .block_size = 4}, 1000, true);
+  load.add(1, 50, 100, 7);
+  EXPECT_EQ(load.step(), (Work{{0, 20}}));
+  load.add(0, 50, 1, 7);
+  EXPECT_EQ(load.step(), (Work{{0, 20}}));
+  load.scheduler.drop_step();
+  EXPECT_EQ(load.step(), (Work{{0, 10}}));
+  EXPECT_EQ(load.step(), (Work{{1, 2}}));
+  EXPECT_TRUE(load.finished(1));
 }
 
 TEST(Scheduler, WhoGoesLastGivesItsSlotToASmallerPriority) {

@@ -148,7 +148,7 @@ class FakeBackend : public Backend {
                 batch.block_table_stride <= limits_.max_blocks &&
                 std::ranges::max(batch.context_lens) <= limits_.max_position,
             "a step beyond the limits");
-    if (state.steps == 0) state.first_passes.push_back(batch.num_seqs());
+    if (!sampler_) state.first_passes.push_back(batch.num_seqs());
     batch_ = batch;
     for (int32_t& id : batch_.token_ids)
       if (id < 0) id = sampler_->resolve(id);
@@ -175,6 +175,7 @@ class FakeBackend : public Backend {
   }
   std::span<float> to_host(float* logits, int64_t n) override { return cpu_->to_host(logits, n); }
   void rope_and_store_kv(const RopeParams& p, const Batch& batch, float* qkv) override {
+    if (!sampler_) return;  // a first pass: all rows in one slot, which two threads would race for
     cpu_->rope_and_store_kv(p, batch, qkv);
   }
   void attention(const AttentionParams& p, const Batch& batch, const float* qkv,

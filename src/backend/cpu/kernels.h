@@ -42,9 +42,9 @@ struct LinearArgs {
   int64_t out_stride;
 };
 
-// Rows of one linear call are taken up to 240 at a time against 256 steps of K of 8 panels: x and
-// the sums (240 and 120 KiB) stay in a second-level cache of 512 KiB, an unpacked panel in the
-// first.
+// Rows of one linear call are taken up to 240 at a time against 256 steps of K or more of 8 panels:
+// x and the sums (some 250 and 120 KiB) stay in a second-level cache of 512 KiB, an unpacked panel
+// in the first.
 static constexpr int kLinearSteps = 256;
 static constexpr int kLinearRows = 240;
 static constexpr int kLinearPanels = 8;
