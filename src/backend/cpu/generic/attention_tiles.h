@@ -17,9 +17,6 @@ using nanovllm::KVType;
 // sets of the first-level cache.
 constexpr int64_t kScoreStride = nanovllm::kAttentionSegment + 16;
 
-// Into the second-level cache.
-inline void prefetch(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
-
 // Element j of 16 words.
 template <KVType kType>
 inline V word_element(const uint8_t* words, int j) {
@@ -55,7 +52,7 @@ NANO_VLLM_NOINLINE void score_tile(const uint8_t* const* panels, const uint8_t* 
     for (int p = 0; p < kPanels; ++p) acc[r][p] = zero();
   for (int64_t w = 0; w < words; ++w, q += kElements) {
     if (kPrefetch)
-      for (int p = 0; p < kPanels; ++p) prefetch(ahead[p] + w * 64);
+      for (int p = 0; p < kPanels; ++p) fetch<64>(ahead[p] + w * 64);
     NANO_VLLM_UNROLL
     for (int j = 0; j < kElements; ++j) {
       NANO_VLLM_UNROLL
@@ -99,7 +96,7 @@ NANO_VLLM_NOINLINE void value_tile(const ValueRun* runs, int64_t num_runs, int64
     const uint8_t* ahead = runs[run].ahead ? runs[run].ahead + first / kElements * 64 : row;
     for (int64_t j = 0; j < count; ++j, row += row_bytes, ++weights) {
       if (kPrefetch && j % kEvery == 0)
-        for (int i = 0; i < kLines; ++i, ahead += 64) prefetch(ahead);
+        for (int i = 0; i < kLines; ++i, ahead += 64) fetch<64>(ahead);
       NANO_VLLM_UNROLL
       for (int p = 0; p < kPanels; ++p) {
         const V v = row_elements<kType>(row, first + 16 * p);

@@ -25,6 +25,13 @@ namespace {
 template <int kPanels>
 struct Panels {};
 
+// Asks memory for so many bytes, by default into the second-level cache.
+template <int64_t kBytes, int kLocality = 2>
+inline void fetch(const uint8_t* from) {
+  NANO_VLLM_UNROLL
+  for (int64_t i = 0; i < kBytes; i += 64) __builtin_prefetch(from + i, 0, kLocality);
+}
+
 // The first n < 16 floats, zeros behind them.
 inline V load_first(const float* p, int64_t n) {
   float lanes[16] = {};

@@ -101,13 +101,13 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
   using Traits = ByteTraits<kKind>;
   constexpr PanelFormat f = Traits::format;
   constexpr int kFours = kQuantGroup / 4 / Traits::kHalves;
-  // What comes after the end of a panel is the next panel of this call, not of the next one.
-  const int64_t last_fetched = k_end - k_end * kFetchAhead / panel_bytes;
+  // Near its end a panel asks for the next call's: behind it lies one that this call reads itself.
+  const int64_t near_end = k_end - k_end * kFetchAhead / panel_bytes;
   for (int64_t k = 0; k < k_end; k += kQuantGroup, x += activation_group_bytes(Traits::kMode)) {
     const int64_t at = k % nanovllm::record_steps(f);
     const float* floats = reinterpret_cast<const float*>(x + kQuantGroup * Traits::kPlanes);
     const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4);
-    const int64_t ahead = kFetchAhead + (k < last_fetched ? 0 : (kPanels - 1) * panel_bytes);
+    const int64_t ahead = kFetchAhead + (k < near_end ? 0 : (kPanels - 1) * panel_bytes);
     NANO_VLLM_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const uint8_t* record =
@@ -324,9 +324,10 @@ NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const TileWeights& weights, 
   const uint8_t* w = weights.at;
   const int64_t w_distance = weights.distance;
   for (int64_t k = 0; k < steps; k += kQuantGroup, w += Source::kBytes) {
+    // Packed in 6 bits at most if unpacked: 384 bytes.
     for (int p = 0; p < kPanels; ++p)
-      fetch<kDirect ? Source::kBytes : 384>(weights.fetch[p] +
-                                            k / kQuantGroup * weights.fetch_step);
+      fetch<kDirect ? Source::kBytes : kQuantGroup * 16 * 6 / 8>(
+          weights.fetch[p] + k / kQuantGroup * weights.fetch_step);
     const float* floats = reinterpret_cast<const float*>(x + kRows * kQuantGroup * kPlanes);
     const int32_t* centres =
         reinterpret_cast<const int32_t*>(floats + 4 * kRows) + (kCentre == 128 ? kRows : 0);

@@ -15,13 +15,6 @@ using nanovllm::PanelKind;
 // ahead. So whoever passes over weights asks for those that come this many bytes later, or next.
 constexpr int64_t kFetchAhead = 4096;
 
-// By default into the second-level cache.
-template <int64_t kBytes, int kLocality = 2>
-inline void fetch(const uint8_t* from) {
-  NANO_VLLM_UNROLL
-  for (int64_t i = 0; i < kBytes; i += 64) __builtin_prefetch(from + i, 0, kLocality);
-}
-
 // Scale and min of a group's 16 columns.
 struct ScaleMin {
   V scale, min;
