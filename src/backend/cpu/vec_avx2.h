@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kTilePanels = 1;
 constexpr int kTileRows = 6;      // 12 accumulators, 2 weights, 1 broadcast: 15 of 16 registers
-constexpr int kByteTileRows = 3;  // 6 sums, 2 weights, ones, 3 broadcasts: more, and GCC spills
+constexpr int kByteTileRows = 3;  // 6 sums, or 6 of each plane, 2 weights, ones, broadcasts
 constexpr int kChains = 4;
 constexpr bool kTotalsInRegisters = false;
 #if defined(__AVXVNNI__)
@@ -182,21 +182,30 @@ inline I sum_planes(I high, I low) {
   return {_mm256_add_epi32(_mm256_slli_epi32(high.lo, 8), low.lo),
           _mm256_add_epi32(_mm256_slli_epi32(high.hi, 8), low.hi)};
 }
+// The same sums. GCC would put the additions of an unrolled loop off until all products are made,
+// and spill them.
+template <typename Sums>
+inline Sums added_now(Sums a) {
+  asm("" : "+x"(a.lo), "+x"(a.hi));
+  return a;
+}
 inline I dot_bytes(I acc, U w, const int8_t* x) {
   const __m256i four = broadcast_four(x);
 #if defined(__AVXVNNI__)
   return {_mm256_dpbusd_avx_epi32(acc.lo, w.lo, four), _mm256_dpbusd_avx_epi32(acc.hi, w.hi, four)};
 #else
   const __m256i ones = _mm256_set1_epi16(1);
-  return {_mm256_add_epi32(acc.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(w.lo, four), ones)),
-          _mm256_add_epi32(acc.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(w.hi, four), ones))};
+  acc.lo = _mm256_add_epi32(acc.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(w.lo, four), ones));
+  acc.hi = _mm256_add_epi32(acc.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(w.hi, four), ones));
+  return added_now(acc);
 #endif
 }
 inline N zero_narrow() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline N dot_narrow(N acc, U w, const int8_t* x) {
   const __m256i four = broadcast_four(x);
-  return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(w.lo, four)),
-          _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(w.hi, four))};
+  acc.lo = _mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(w.lo, four));
+  acc.hi = _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(w.hi, four));
+  return added_now(acc);
 }
 inline __m256i sum_planes_half(__m256i high, __m256i low) {
   return _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(256)),

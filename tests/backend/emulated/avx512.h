@@ -11,6 +11,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#define NANO_VLLM_ZMM "+m"  // where 64 bytes lie that an asm statement names
+
 // Some are macros, when the compiler does not optimize or always (clang).
 #undef _mm256_dpbusd_epi32
 #undef _mm256_dpwssd_epi32

@@ -3,17 +3,13 @@
 
 #include "backend/cpu/kernels.h"
 
-// Loops over registers are unrolled so that their arrays become registers. Loops over memory whose
-// body fills the registers are not: GCC would start several rounds at once and spill.
+// Loops over registers are unrolled so that their arrays become registers.
 #if defined(NANO_VLLM_SCALAR)
 #define NANO_VLLM_UNROLL
-#define NANO_VLLM_NO_UNROLL
 #elif defined(__clang__)
 #define NANO_VLLM_UNROLL _Pragma("unroll")
-#define NANO_VLLM_NO_UNROLL _Pragma("nounroll")
 #else
 #define NANO_VLLM_UNROLL _Pragma("GCC unroll 16")
-#define NANO_VLLM_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 
 // Compiled once instead of into each of its callers.

@@ -273,7 +273,7 @@ inline void narrow_products(const int8_t* x, const uint8_t* w, N* out) {
   N a[kRows];
   NANO_VLLM_UNROLL
   for (int r = 0; r < kRows; ++r) a[r] = zero_narrow();
-  NANO_VLLM_NO_UNROLL
+  NANO_VLLM_UNROLL
   for (int four = 0; four < kFours; ++four) {
     const U u = load_u32(w + four * 64);
     NANO_VLLM_UNROLL
@@ -285,7 +285,8 @@ inline void narrow_products(const int8_t* x, const uint8_t* w, N* out) {
 template <int kRows, int kPanels, int kFours>
 inline void byte_products(const int8_t* x, const uint8_t* w, int64_t w_distance,
                           I (&sum)[kPanels][kRows]) {
-  const auto add_four = [&](int four) {
+  NANO_VLLM_UNROLL
+  for (int four = 0; four < kFours; ++four) {
     U u[kPanels];
     NANO_VLLM_UNROLL
     for (int p = 0; p < kPanels; ++p) u[p] = load_u32(w + p * w_distance + four * 64);
@@ -295,13 +296,6 @@ inline void byte_products(const int8_t* x, const uint8_t* w, int64_t w_distance,
       for (int p = 0; p < kPanels; ++p)
         sum[p][r] = dot_bytes(sum[p][r], u[p], x + (four * kRows + r) * 4);
     }
-  };
-  if constexpr (kNarrowSums) {
-    NANO_VLLM_NO_UNROLL
-    for (int four = 0; four < kFours; ++four) add_four(four);
-  } else {  // a dot product's instruction overwrites its sum, which GCC 12 copies on a loop's way
-    NANO_VLLM_UNROLL
-    for (int four = 0; four < kFours; ++four) add_four(four);
   }
 }
 
