@@ -1,7 +1,7 @@
 // Products with packed weights. One row is bound by reading the weights: panels are streamed
 // through registers, two at once. More rows are bound by arithmetic: 256 steps of a panel are
-// unpacked into a scratch in the first-level cache, over which all rows pass in register tiles
-// (products.h).
+// unpacked into a scratch in the first-level cache (bfloat16 by the first tile of rows, while it
+// multiplies), over which all rows pass in register tiles (products.h).
 #pragma once
 
 #include "backend/cpu/generic/products.h"
@@ -91,6 +91,10 @@ template <PanelKind kKind, LinearMode kMode>
 constexpr bool kDirect = kMode == LinearMode::kPairs ||
                          (kMode != LinearMode::kFloat && ByteTraits<kKind>::kDirect);
 
+// Whether the first tile reads them as they lie: widening is a step on its way.
+template <PanelKind kKind, LinearMode kMode>
+constexpr bool kFirstWidens = kMode == LinearMode::kFloat&& kKind == PanelKind::kBF16;
+
 // Steps k .. k + steps of panels p .. p + kPanels for the tiles first_tile .. last_tile, whose
 // rows' accumulators start at acc. `next`: the weights that come then, null if none do.
 template <PanelKind kKind, LinearMode kMode, int kPanels>
@@ -98,11 +102,12 @@ inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps
                         int64_t first_tile, int64_t last_tile, const uint8_t* next, float* scratch,
                         float* acc) {
   using Traits = ByteTraits<kKind>;
+  constexpr bool kLies = kDirect<kKind, kMode> || kFirstWidens<kKind, kMode>;
   const int64_t panel_bytes = nanovllm::panel_bytes(kKind, a.k);
   const uint8_t* panels = a.panels + p * panel_bytes;
   TileWeights weights = {reinterpret_cast<const uint8_t*>(scratch), 0, {}, panel_bytes / a.k};
   if constexpr (kMode == LinearMode::kFloat) {
-    for (int i = 0; i < kPanels; ++i)
+    for (int i = 0; !kFirstWidens<kKind, kMode> && i < kPanels; ++i)
       widen<kKind>(panels + i * panel_bytes, k, steps, scratch + i * kFloatSteps * 16);
   } else if constexpr (kDirect<kKind, kMode>) {
     weights.fetch_step = kMode == LinearMode::kPairs ? 64 : Groups<true, Traits::kCentred>::kBytes;
@@ -125,17 +130,24 @@ inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps
     // While the first tile reads the panels as they lie, it asks for what it comes to itself. Else
     // each tile asks for one of the next panels, a single one for all of them.
     for (int i = 0; i < kPanels; ++i) {
-      const int64_t turn = t - first_tile - (kDirect<kKind, kMode> ? 1 : 0);
+      const int64_t turn = t - first_tile - (kLies ? 1 : 0);
       weights.fetch[i] = weights.at;
       if (turn < 0)
-        weights.fetch[i] += i * panel_bytes + kFetchAhead;
+        weights.fetch[i] = panels + k * panel_bytes / a.k + i * panel_bytes + kFetchAhead;
       else if (next && (turn == i || last_tile - t + turn <= i))
         weights.fetch[i] = next + i * panel_bytes;
     }
     with_rows<tile_rows<kMode>()>(rows, [&]<int kRows>(Rows<kRows>) {
       if constexpr (kMode == LinearMode::kFloat) {
-        tile_floats<kRows, kPanels>(static_cast<const float*>(a.prepared) + row * a.k + k * kRows,
-                                    weights, steps, sums);
+        const float* x = static_cast<const float*>(a.prepared) + row * a.k + k * kRows;
+        if (kFirstWidens<kKind, kMode> && t == first_tile) {
+          TileWeights packed = weights;
+          packed.at = panels + k * 32;
+          packed.distance = panel_bytes;
+          tile_floats<kRows, kPanels, true>(x, packed, steps, sums, scratch);
+        } else {
+          tile_floats<kRows, kPanels, false>(x, weights, steps, sums, nullptr);
+        }
       } else if constexpr (kMode == LinearMode::kPairs) {
         tile_pairs<kRows, kPanels>(
             static_cast<const uint32_t*>(a.prepared) + row * ((a.k + 1) / 2) + k / 2 * kRows,

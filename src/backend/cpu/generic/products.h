@@ -200,25 +200,49 @@ struct TileWeights {
   int64_t fetch_step;
 };
 
-// x [steps][kRows], weights [kPanels][kFloatSteps][16] floats.
-template <int kRows, int kPanels>
+// x [steps][kRows]; weights [kPanels][kFloatSteps][16] floats, or bfloat16 panels as they lie,
+// which this tile leaves as such floats in `widened` for those after it.
+template <int kRows, int kPanels, bool kWiden>
 NANO_VLLM_NOINLINE void tile_floats(const float* x, const TileWeights& weights, int64_t steps,
-                                    const TileSums& sums) {
-  const float* w = reinterpret_cast<const float*>(weights.at);
+                                    const TileSums& sums, float* widened) {
+  const auto floats = [](auto* w, int p, int64_t k) { return w + (p * kFloatSteps + k) * 16; };
   Tile<kRows, kPanels> a;
   a.start(sums);
-  for (int64_t k = 0; k < steps; ++k) {
-    V wk[kPanels];
-    NANO_VLLM_UNROLL
-    for (int p = 0; p < kPanels; ++p) {
-      wk[p] = load(w + (p * kFloatSteps + k) * 16);
-      fetch<64>(weights.fetch[p] + k * weights.fetch_step);
-    }
+  const auto add_step = [&](int64_t k, const V(&wk)[kPanels]) {
     NANO_VLLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const V xk = set1(x[k * kRows + r]);
       NANO_VLLM_UNROLL
       for (int p = 0; p < kPanels; ++p) a.v[p][r] = fma(wk[p], xk, a.v[p][r]);
+    }
+  };
+  if constexpr (kWiden) {
+    for (int64_t k = 0; k < steps; k += 2) {
+      V wk[kPanels];
+      NANO_VLLM_UNROLL
+      for (int p = 0; p < kPanels; ++p) {
+        fetch<64>(weights.fetch[p] + k * weights.fetch_step);
+        wk[p] = low_bf16(load_u32(weights.at + p * weights.distance + k * 32));
+        store(floats(widened, p, k), wk[p]);
+      }
+      add_step(k, wk);
+      if (k + 1 == steps) break;
+      NANO_VLLM_UNROLL
+      for (int p = 0; p < kPanels; ++p) {
+        wk[p] = high_bf16(load_u32(weights.at + p * weights.distance + k * 32));
+        store(floats(widened, p, k + 1), wk[p]);
+      }
+      add_step(k + 1, wk);
+    }
+  } else {
+    for (int64_t k = 0; k < steps; ++k) {
+      V wk[kPanels];
+      NANO_VLLM_UNROLL
+      for (int p = 0; p < kPanels; ++p) {
+        wk[p] = load(floats(reinterpret_cast<const float*>(weights.at), p, k));
+        fetch<64>(weights.fetch[p] + k * weights.fetch_step);
+      }
+      add_step(k, wk);
     }
   }
   a.finish(sums);
