@@ -107,7 +107,7 @@ def limits_text(runs):
                      text("read_gbytes", 1, " GB/s read"))
 
 
-def page(results):
+def page(results, docs="../../docs"):
     machine = results["machine"]
     runs = results["scenarios"].values()
     versions = {}
@@ -122,5 +122,5 @@ def page(results):
             f"The machine's limits, measured with each scenario: {limits_text(runs)}.\n\n"
             f"Medians, with the lowest and highest of the rounds; the engines take turns. Ratios compare the same width of weights. "
             f"The model is random weights in the shape of Qwen3-0.6B unless SmolLM2 is named. "
-            f"[docs/benchmarks.md](../../docs/benchmarks.md) says what each figure means.\n\n"
+            f"[docs/benchmarks.md]({docs}/benchmarks.md) says what each figure means.\n\n"
             f"![the table as a picture](comparison.svg)\n\n{table(results)}{context_table(results)}")
