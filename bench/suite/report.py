@@ -107,7 +107,7 @@ def limits_text(runs):
                      text("read_gbytes", 1, " GB/s read"))
 
 
-def page(results, docs="../../docs"):
+def page(results, docs):
     machine = results["machine"]
     runs = results["scenarios"].values()
     versions = {}

@@ -1,10 +1,10 @@
 // Products with packed weights. One row is bound by reading the weights: panels are streamed
 // through registers, two at once. More rows are bound by arithmetic: 256 steps of a panel are
 // unpacked into a scratch in the first-level cache (bfloat16 by the first tile of rows, while it
-// multiplies), over which all rows pass in register tiles (products.h).
+// multiplies), over which all rows pass in register tiles (tiles.h).
 #pragma once
 
-#include "backend/cpu/generic/products.h"
+#include "backend/cpu/generic/tiles.h"
 
 namespace {
 
@@ -93,7 +93,7 @@ constexpr bool kDirect = kMode == LinearMode::kPairs ||
 
 // Whether the first tile reads them as they lie: widening is a step on its way.
 template <PanelKind kKind, LinearMode kMode>
-constexpr bool kFirstWidens = kMode == LinearMode::kFloat&& kKind == PanelKind::kBF16;
+constexpr bool kFirstWidens = (kKind == PanelKind::kBF16) && (kMode == LinearMode::kFloat);
 
 // Steps k .. k + steps of panels p .. p + kPanels for the tiles first_tile .. last_tile, whose
 // rows' accumulators start at acc. `next`: the weights that come then, null if none do.
