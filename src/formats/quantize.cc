@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "formats/quantization.h"
 
@@ -12,7 +13,12 @@ namespace {
 constexpr int kGroup = 32;
 
 // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and vectorizes without SSE4.1.
-float round_to_integer(float x) { return (x + 12582912.0f) - 12582912.0f; }
+constexpr float kRound = 12582912.0f;
+float round_to_integer(float x) { return (x + kRound) - kRound; }
+
+// Written out in vectors where the compiler does not find them.
+using Four = float __attribute__((vector_size(16)));
+constexpr int kFours = kGroup / 4;
 
 struct Range {
   float low = 0, high = 0;
@@ -58,31 +64,30 @@ QuantBlock quantize_int4(const float* weights) {
   if (largest == 0) return block;
   // For given quants the best scale is sum(w q) / sum(q q), which takes sum(w q)^2 / sum(q q) off
   // the squared error. Quants are tried for scales around the one that puts the extreme at -8.
+  Four w[kFours], best_q[kFours] = {};
+  std::memcpy(w, weights, sizeof w);
   float best = 0, best_scale = 0;
-  float best_q[kGroup] = {};
   for (float end = -9.2f; end < -6.4f; end += 0.2f) {
     const float inverse = end / largest;
-    float q[kGroup], wq[8] = {}, qq[8] = {};
-    for (int i = 0; i < kGroup; i += 8) {
-      for (int j = 0; j < 8; ++j) {
-        const float rounded = round_to_integer(weights[i + j] * inverse);
-        const float clamped = std::min(std::max(rounded, -8.0f), 7.0f);
-        q[i + j] = clamped;
-        wq[j] += weights[i + j] * clamped;
-        qq[j] += clamped * clamped;
-      }
+    Four q[kFours], wq[2] = {}, qq[2] = {};
+    for (int i = 0; i < kFours; ++i) {
+      Four x = (w[i] * inverse + kRound) - kRound;
+      x = x < -8 ? Four{} - 8 : x;
+      q[i] = x > 7 ? Four{} + 7 : x;
+      wq[i % 2] += w[i] * q[i];
+      qq[i % 2] += q[i] * q[i];
     }
     float sum_wq = 0, sum_qq = 0;
-    for (int j = 0; j < 8; ++j) sum_wq += wq[j], sum_qq += qq[j];
+    for (int i = 0; i < 8; ++i) sum_wq += wq[i / 4][i % 4], sum_qq += qq[i / 4][i % 4];
     if (sum_qq > 0 && sum_wq * sum_wq > best * sum_qq) {
       best = sum_wq * sum_wq / sum_qq;
       best_scale = sum_wq / sum_qq;
-      std::copy_n(q, kGroup, best_q);
+      std::copy_n(q, kFours, best_q);
     }
   }
   rounded_to_half(best_scale, &block.scale);
   for (int i = 0; i < kGroup; ++i)
-    block.q[i] = static_cast<uint8_t>(static_cast<int>(best_q[i]) + 8);
+    block.q[i] = static_cast<uint8_t>(static_cast<int>(best_q[i / 4][i % 4]) + 8);
   return block;
 }
 

@@ -18,7 +18,15 @@ std::vector<Case> all_cases() {
       cases.push_back({dtype, type});
   for (const WeightType type : {WeightType::kInt8, WeightType::kInt4})
     cases.push_back({DType::kF32, type});
+  cases.push_back({DType::kQ4_0, WeightType::kInt4});
   return cases;
+}
+
+// What two neighbours' quants may sum to, for activations of 8 bits; 0 for 16 bits.
+int most_neighbours(const Case& c) {
+  if (c.dtype == DType::kQ8_0) return 127;
+  if (c.type == WeightType::kInt8) return 181;
+  return c.type == WeightType::kInt4 ? 254 : 0;
 }
 
 bool in_integers(const Case& c) {
@@ -31,8 +39,9 @@ bool narrow_floats(const Case& c) {
   return c.type == WeightType::kAsStored && (c.dtype == DType::kF32 || c.dtype == DType::kBF16);
 }
 
-// x as integer products see it: groups of 32 in steps of the largest sum of two neighbours over
-// 127. `largest_error` of each element is half a step.
+// x as integer products see it: groups of 32 in steps of the largest magnitude over 127, or of the
+// largest sum of two neighbours over `limit` if that is more; of the largest over 127 * 256 for
+// limit 0. `largest_error` of each element is half a step.
 std::vector<float> quantized_rows(const std::vector<float>& x, int64_t rows, int64_t k, int limit,
                                   std::vector<float>* largest_error) {
   std::vector<float> out(x.size());
@@ -63,7 +72,7 @@ TEST(Linear, EqualsAPlainLoop) {
   CpuBackend backend(*all_kernels().front(), 2);
   for (const Case& c : all_cases()) {
     const int64_t block = dtype_block_elements(c.dtype);
-    const int limit = c.dtype == DType::kQ8_0 ? 127 : c.type == WeightType::kInt8 ? 181 : 0;
+    const int limit = most_neighbours(c);
     for (const int64_t n : {1, 16, 33}) {
       for (const int64_t k : {block == 1 ? 1 : block, block == 1 ? 333 : 3 * block}) {
         RandomTensor t("w", c.dtype, n, k, random);
@@ -106,6 +115,36 @@ TEST(Linear, EqualsAPlainLoop) {
               }
             }
           }
+        }
+      }
+    }
+  }
+}
+
+// The largest quants times the largest activations: sums of 16 bits must hold them.
+TEST(Linear, HoldsTheLargestSums) {
+  constexpr int64_t kN = 16, kK = 64, kRows = 5;
+  for (const DType dtype : {DType::kQ4_0, DType::kQ8_0}) {
+    for (const WeightType type : {WeightType::kAsStored, WeightType::kInt4}) {
+      for (const int quant : {0, 15}) {
+        std::vector<std::byte> bytes(static_cast<size_t>(kN * dtype_row_bytes(dtype, kK)));
+        const bool four_bits = dtype == DType::kQ4_0;
+        const float weight = four_bits ? quant - 8 : quant == 0 ? -128 : 127;
+        for (size_t i = 0; i < bytes.size(); ++i) {
+          const size_t at = i % dtype_block_bytes(dtype);
+          const uint16_t one = 0x3c00;
+          bytes[i] = at < 2 ? reinterpret_cast<const std::byte*>(&one)[at]
+                            : static_cast<std::byte>(four_bits ? quant * 0x11 : int(weight));
+        }
+        const TensorView view = {"w", dtype, {kN, kK}, bytes};
+        const std::vector<float> x(kRows * kK, -1.0f);
+        for (const KernelTable* kernels : all_kernels()) {
+          CpuBackend backend(*kernels, 1);
+          const auto w = backend.pack({&view, 1}, type);
+          for (const int64_t rows : {int64_t{1}, kRows})
+            for (const float got : run_linear(backend, *w, x, rows, nullptr))
+              ASSERT_NEAR(got, -weight * kK, 0.01 * std::fabs(weight) * kK)
+                  << kernels->name << " " << rows;
         }
       }
     }

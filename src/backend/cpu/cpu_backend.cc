@@ -25,11 +25,12 @@ std::string CpuBackend::name() const {
 }
 
 void CpuBackend::grow_scratch(int64_t floats_per_thread) {
-  // A multiple of 1024 bytes and a little more, so that the threads' scratches share no cache line.
+  // A multiple of 1024 bytes and a little more: the threads' scratches share no cache line and
+  // start with one, so that no load of a register from it needs two.
   const int64_t stride = (floats_per_thread + 255) / 256 * 256 + 32;
   if (stride <= scratch_stride_) return;
   scratch_stride_ = stride;
-  scratch_.assign(static_cast<size_t>(stride * pool_.size()), 0.0f);
+  scratch_ = Memory(stride * pool_.size() * 4, "scratch", false);
 }
 
 std::unique_ptr<Weight> CpuBackend::pack(std::span<const TensorView> parts, WeightType type) {
@@ -104,7 +105,7 @@ void CpuBackend::linear(const Weight& w, const float* bias, const float* x, int6
   args.rows = rows;
   args.out_stride = weight.out_features;
   for (const Segment& s : weight.segments) {
-    const LinearMode needed = mode(s.kind, weight.exact);
+    const LinearMode needed = mode(s.kind, weight.type);
     const int neighbours = most_neighbours(s.kind);
     const bool as_before = needed == args.mode && neighbours == args.most_neighbours;
     args.kind = s.kind;
@@ -125,11 +126,11 @@ void CpuBackend::linear(const Weight& w, const float* bias, const float* x, int6
   }
 }
 
-LinearMode CpuBackend::mode(PanelKind kind, bool exact) const {
+LinearMode CpuBackend::mode(PanelKind kind, WeightType type) const {
   if (kind == PanelKind::kBF16 && kernels_.has_pairs) return LinearMode::kPairs;
-  const int bits = panel_format(kind).bits;
-  if (exact || bits == 0) return LinearMode::kFloat;
-  return bits == 8 ? LinearMode::kBytes : LinearMode::kWords;
+  if (type == WeightType::kFloat32 || panel_format(kind).bits == 0) return LinearMode::kFloat;
+  const bool bytes = !takes_words(kind) || (takes_bytes(kind) && type == WeightType::kInt4);
+  return bytes ? LinearMode::kBytes : LinearMode::kWords;
 }
 
 void CpuBackend::prepare(LinearArgs& args) {

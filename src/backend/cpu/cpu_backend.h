@@ -65,10 +65,12 @@ class CpuBackend : public Backend {
   }
 
  private:
-  LinearMode mode(PanelKind kind, bool exact) const;
+  LinearMode mode(PanelKind kind, WeightType type) const;
   // Arranges args.x for its panels, in prepared_ (or leaves it where it is).
   void prepare(LinearArgs& args);
-  float* scratch(int thread) { return scratch_.data() + thread * scratch_stride_; }
+  float* scratch(int thread) {
+    return reinterpret_cast<float*>(scratch_.data()) + thread * scratch_stride_;
+  }
   void grow_scratch(int64_t floats_per_thread);
   // Runs f(row) for all rows, on one thread where there is too little to share.
   template <typename F>
@@ -77,7 +79,7 @@ class CpuBackend : public Backend {
   const KernelTable& kernels_;
   ThreadPool pool_;
   std::vector<Memory> allocations_;
-  std::vector<float> scratch_;
+  Memory scratch_;  // of all threads
   int64_t scratch_stride_ = 0;
   Memory prepared_;  // grows to the largest product's needs
   CpuAttention attention_{kernels_, pool_};

@@ -21,9 +21,15 @@ enum class LinearMode : uint8_t {
   kFloat,  // multiply-adds in float32
   kPairs,  // bfloat16 dot products: bfloat16 weights where the instruction set has them
   // Integer dot products: quantized weights, unless float32 is asked for.
-  kBytes,  // activations of 8 bits, for weights of 8 bits
-  kWords,  // activations of 16 bits, in two planes of bytes, for weights of 4 and 6 bits
+  kBytes,  // activations of 8 bits
+  kWords,  // activations of 16 bits, in two planes of bytes
 };
+static constexpr bool takes_bytes(PanelKind kind) {
+  return panel_format(kind).bits == 8 || kind == PanelKind::kQ4;
+}
+static constexpr bool takes_words(PanelKind kind) {
+  return panel_format(kind).bits == 4 || panel_format(kind).bits == 6;
+}
 
 // out[r, n] = sum_k x[r, k] * W[n, k] + bias[n]
 struct LinearArgs {

@@ -190,7 +190,7 @@ CpuWeight plan_weight(std::span<const TensorView> parts, WeightType type) {
   }
   weight.out_features = rows;
   weight.bytes = bytes;
-  weight.exact = type == WeightType::kFloat32;
+  weight.type = type;
   return weight;
 }
 

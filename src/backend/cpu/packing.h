@@ -28,7 +28,7 @@ class CpuWeight : public Weight {
  public:
   std::vector<Segment> segments;
   Memory memory;
-  bool exact = false;  // float arithmetic for quantized segments too
+  WeightType type = WeightType::kAsStored;  // what was asked for
 
   int64_t num_panels() const { return segments.back().first_panel + segments.back().panels(); }
   const uint8_t* panels(const Segment& s) const {

@@ -84,7 +84,9 @@ static constexpr PanelFormat panel_format(PanelKind kind) {
 // two neighbouring activations' magnitudes must stay below 2^15. Fewer levels for the weights leave
 // more for the activations; 180 divides the error about evenly between them.
 static constexpr int kQ8MinLargest = 180;
+// Of quants below 16 eight such sums fit.
 static constexpr int most_neighbours(PanelKind kind) {
+  if (panel_format(kind).bits == 4) return 32767 / (8 * 15);
   return kind == PanelKind::kQ8Min ? 32767 / kQ8MinLargest : 32767 / 255;
 }
 

@@ -12,8 +12,12 @@ constexpr int kByteTileRows = 3;  // 6 sums, or 6 of each plane, 2 weights, ones
 constexpr int kChains = 4;
 constexpr bool kTotalsInRegisters = false;
 #if defined(__AVXVNNI__)
+constexpr int kRowPanels = 2;
+constexpr bool kRowAsks = true;
 constexpr bool kNarrowSums = false;
 #else
+constexpr int kRowPanels = 4;     // a Zen 3 follows four by itself and reads a third more than
+constexpr bool kRowAsks = false;  // when it is asked, which fills its queue of misses
 constexpr bool kNarrowSums = true;
 #endif
 constexpr bool kHasPairs = false;
@@ -213,6 +217,10 @@ inline __m256i sum_planes_half(__m256i high, __m256i low) {
 }
 inline I sum_planes(N high, N low) {
   return {sum_planes_half(high.lo, low.lo), sum_planes_half(high.hi, low.hi)};
+}
+inline I widened(N sums) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(sums.lo, ones), _mm256_madd_epi16(sums.hi, ones)};
 }
 
 inline V dot_pairs(V acc, U, const uint32_t*) { return acc; }  // never called: kHasPairs is false

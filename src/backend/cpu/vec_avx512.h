@@ -11,6 +11,8 @@ namespace {
 constexpr int kTilePanels = 2;
 constexpr int kTileRows = 12;
 constexpr int kByteTileRows = 6;
+constexpr int kRowPanels = 2;
+constexpr bool kRowAsks = true;
 constexpr int kChains = 8;
 constexpr bool kTotalsInRegisters = true;
 #if defined(__AVX512VNNI__)
@@ -169,6 +171,7 @@ inline I sum_planes(N high, N low) {
   return {_mm512_add_epi32(_mm512_madd_epi16(high.v, _mm512_set1_epi16(256)),
                            _mm512_madd_epi16(low.v, _mm512_set1_epi16(1)))};
 }
+inline I widened(N sums) { return {_mm512_madd_epi16(sums.v, _mm512_set1_epi16(1))}; }
 #if defined(__AVX512BF16__)
 inline V dot_pairs(V acc, U w, const uint32_t* x) {
   return {_mm512_dpbf16_ps(acc.v, reinterpret_cast<__m512bh>(w.v),

@@ -9,6 +9,8 @@ namespace {
 constexpr int kTilePanels = 1;
 constexpr int kTileRows = 6;  // 24 accumulators, 4 weights, 1 broadcast of 32 registers
 constexpr int kByteTileRows = 4;
+constexpr int kRowPanels = 2;
+constexpr bool kRowAsks = true;
 constexpr int kChains = 4;
 constexpr bool kTotalsInRegisters = false;
 constexpr bool kNarrowSums = false;
@@ -216,6 +218,7 @@ inline I sum_planes(I high, I low) {
   for (int i = 0; i < 4; ++i) low.q[i] = vaddq_s32(vshlq_n_s32(high.q[i], 8), low.q[i]);
   return low;
 }
+inline I widened(N sums) { return sums; }
 inline V dot_pairs(V acc, U, const uint32_t*) { return acc; }  // never called: kHasPairs is false
 
 }  // namespace

@@ -8,13 +8,15 @@
 #include <stdint.h>
 #include <string.h>
 
-#define NANO_VLLM_SCALAR  // unrolling gains nothing here
+#define NANO_VLLM_NO_UNROLL  // it gains nothing here
 
 namespace {
 
 constexpr int kTilePanels = 1;              // panels that a register tile takes
 constexpr int kTileRows = 4;                // and rows of x
 constexpr int kByteTileRows = 4;            // the same for dot products of bytes
+constexpr int kRowPanels = 2;               // panels that one row of x takes at once,
+constexpr bool kRowAsks = true;             // and whether it asks memory ahead itself
 constexpr int kChains = 4;                  // sums of V that hide the latency of one
 constexpr bool kTotalsInRegisters = false;  // there: of all groups, beside the sums of one
 constexpr bool kNarrowSums = false;         // quants below 16 are summed in N
@@ -217,6 +219,7 @@ inline I sum_planes(I high, I low) {
   for (int i = 0; i < 16; ++i) low.lane[i] += 256 * high.lane[i];
   return low;
 }
+inline I widened(N sums) { return sums; }
 // acc + a pair of bfloat16 of each lane times the pair at x, the later one first
 inline V dot_pairs(V acc, U w, const uint32_t* x) {
   return each([&](int i) {

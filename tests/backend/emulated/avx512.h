@@ -11,7 +11,9 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define NANO_VLLM_ZMM "+m"  // where 64 bytes lie that an asm statement names
+#define NANO_VLLM_NO_UNROLL  // arrays of loops gain nothing by it, and take four times as long to
+                             // compile
+#define NANO_VLLM_ZMM "+m"   // where 64 bytes lie that an asm statement names
 
 // Some are macros, when the compiler does not optimize or always (clang).
 #undef _mm256_dpbusd_epi32

@@ -1,5 +1,5 @@
 // Products with packed weights. One row is bound by reading the weights: panels are streamed
-// through registers, two at once. More rows are bound by arithmetic: 256 steps of a panel are
+// through registers, a few at once. More rows are bound by arithmetic: 256 steps of a panel are
 // unpacked into a scratch in the first-level cache (bfloat16 by the first tile of rows, while it
 // multiplies), over which all rows pass in register tiles (tiles.h).
 #pragma once
@@ -81,7 +81,8 @@ NANO_VLLM_NOINLINE void one_row(const LinearArgs& a, int64_t p) {
   } else if constexpr (kMode == LinearMode::kPairs) {
     one_row_pairs<kPanels>(panels, bytes, a.k, static_cast<const uint32_t*>(a.prepared), acc);
   } else {
-    one_row_bytes<kKind, kPanels>(panels, bytes, a.k, static_cast<const int8_t*>(a.prepared), acc);
+    one_row_bytes<kKind, kMode, kPanels>(panels, bytes, a.k, static_cast<const int8_t*>(a.prepared),
+                                         acc);
   }
   for (int i = 0; i < kPanels; ++i) finish(a, p + i, acc[i], a.out);
 }
@@ -89,7 +90,7 @@ NANO_VLLM_NOINLINE void one_row(const LinearArgs& a, int64_t p) {
 // Whether a tile reads the panels as they lie; else they are unpacked into the scratch first.
 template <PanelKind kKind, LinearMode kMode>
 constexpr bool kDirect = kMode == LinearMode::kPairs ||
-                         (kMode != LinearMode::kFloat && ByteTraits<kKind>::kDirect);
+                         (kMode != LinearMode::kFloat && ByteTraits<kKind, kMode>::kDirect);
 
 // Whether the first tile reads them as they lie: widening is a step on its way.
 template <PanelKind kKind, LinearMode kMode>
@@ -101,7 +102,7 @@ template <PanelKind kKind, LinearMode kMode, int kPanels>
 inline void panel_chunk(const LinearArgs& a, int64_t p, int64_t k, int64_t steps, int64_t tiles,
                         int64_t first_tile, int64_t last_tile, const uint8_t* next, float* scratch,
                         float* acc) {
-  using Traits = ByteTraits<kKind>;
+  using Traits = ByteTraits<kKind, kMode>;
   constexpr bool kLies = kDirect<kKind, kMode> || kFirstWidens<kKind, kMode>;
   const int64_t panel_bytes = nanovllm::panel_bytes(kKind, a.k);
   const uint8_t* panels = a.panels + p * panel_bytes;
@@ -179,6 +180,8 @@ void linear_kind(const LinearArgs& a, int64_t first, int64_t last, float* scratc
   if (kStreamed && a.rows == 1) {
     int64_t p = first;
     if constexpr (kStreamed) {
+      constexpr int kMost = kMode == LinearMode::kWords ? 2 : kRowPanels;
+      for (; p + kMost <= last; p += kMost) one_row<kKind, kMode, kMost>(a, p);
       for (; p + 2 <= last; p += 2) one_row<kKind, kMode, 2>(a, p);
       if (p < last) one_row<kKind, kMode, 1>(a, p);
     }
@@ -266,8 +269,11 @@ void linear(const LinearArgs& a, int64_t first, int64_t last, float* scratch) {
       return linear_kind<kKind, LinearMode::kFloat>(a, first, last, scratch);
     if constexpr (kHasPairs && kKind == PanelKind::kBF16)
       linear_kind<kKind, LinearMode::kPairs>(a, first, last, scratch);
-    if constexpr (nanovllm::panel_format(kKind).bits != 0)
-      linear_kind<kKind, ByteTraits<kKind>::kMode>(a, first, last, scratch);
+    if constexpr (nanovllm::takes_bytes(kKind))
+      if (a.mode == LinearMode::kBytes)
+        return linear_kind<kKind, LinearMode::kBytes>(a, first, last, scratch);
+    if constexpr (nanovllm::takes_words(kKind))
+      linear_kind<kKind, LinearMode::kWords>(a, first, last, scratch);
   });
 }
 

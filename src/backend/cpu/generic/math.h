@@ -4,7 +4,7 @@
 #include "backend/cpu/kernels.h"
 
 // Loops over registers are unrolled so that their arrays become registers.
-#if defined(NANO_VLLM_SCALAR)
+#if defined(NANO_VLLM_NO_UNROLL)
 #define NANO_VLLM_UNROLL
 #elif defined(__clang__)
 #define NANO_VLLM_UNROLL _Pragma("unroll")

@@ -24,7 +24,7 @@ constexpr int kFloatSteps = kLinearSteps / kTilePanels;
 // How a kind's bytes are multiplied: with sums of 16 bits where quants are below 16 and sums of 32
 // would cost more, and with the zero point taken off in integers where the activations carry its
 // multiple (kQ4, kQ8).
-template <PanelKind kKind>
+template <PanelKind kKind, LinearMode kMode>
 struct ByteTraits {
   static constexpr PanelFormat format = nanovllm::panel_format(kKind);
   static constexpr bool kNarrow = format.bits == 4 && kNarrowSums;
@@ -32,8 +32,7 @@ struct ByteTraits {
   static constexpr int kCentre = kCentred ? format.centre : 0;
   static constexpr bool kDirect = format.bits == 8;
   static constexpr int kHalves = kQuantGroup / format.group;  // groups of weights in 32 steps
-  static constexpr LinearMode kMode = format.bits == 8 ? LinearMode::kBytes : LinearMode::kWords;
-  static constexpr int kPlanes = format.bits == 8 ? 1 : 2;
+  static constexpr int kPlanes = kMode == LinearMode::kWords ? 2 : 1;
 };
 
 // acc += a group's (or half's) sum of products.
@@ -56,7 +55,8 @@ inline void one_row_floats(const uint8_t* panels, int64_t panel_bytes, int64_t k
       NANO_VLLM_UNROLL
       for (int p = 0; p < kPanels; ++p) {
         const uint8_t* panel = panels + p * panel_bytes;
-        fetch<64>(panel + (kKind == PanelKind::kF32 ? k * 64 : k * 32) + kFetchAhead);
+        if constexpr (kRowAsks)
+          fetch<64>(panel + (kKind == PanelKind::kF32 ? k * 64 : k * 32) + kFetchAhead);
         if constexpr (kKind == PanelKind::kF32) {
           acc[p] = fma(load(reinterpret_cast<const float*>(panel) + k * 16), xk, acc[p]);
         } else {
@@ -70,7 +70,7 @@ inline void one_row_floats(const uint8_t* panels, int64_t panel_bytes, int64_t k
       NANO_VLLM_UNROLL
       for (int p = 0; p < kPanels; ++p) {
         const uint8_t* panel = panels + p * panel_bytes + k / 2 * 64;
-        fetch<64>(panel + kFetchAhead);
+        if constexpr (kRowAsks) fetch<64>(panel + kFetchAhead);
         const U u = load_u32(panel);
         acc[p] = fma(low_bf16(u), x0, acc[p]);
         acc[p] = fma(high_bf16(u), x1, acc[p]);
@@ -89,24 +89,25 @@ inline void one_row_pairs(const uint8_t* panels, int64_t panel_bytes, int64_t k_
     NANO_VLLM_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const uint8_t* panel = panels + p * panel_bytes + k * 32;
-      fetch<64>(panel + kFetchAhead);
+      if constexpr (kRowAsks) fetch<64>(panel + kFetchAhead);
       acc[p] = dot_pairs(acc[p], load_u32(panel), x + k / 2);
     }
   }
 }
 
-template <PanelKind kKind, int kPanels>
+template <PanelKind kKind, LinearMode kMode, int kPanels>
 inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_end,
                           const int8_t* x, V* acc) {
-  using Traits = ByteTraits<kKind>;
+  using Traits = ByteTraits<kKind, kMode>;
   constexpr PanelFormat f = Traits::format;
   constexpr int kFours = kQuantGroup / 4 / Traits::kHalves;
   // Near its end a panel asks for the next call's: behind it lies one that this call reads itself.
   const int64_t near_end = k_end - k_end * kFetchAhead / panel_bytes;
-  for (int64_t k = 0; k < k_end; k += kQuantGroup, x += activation_group_bytes(Traits::kMode)) {
+  for (int64_t k = 0; k < k_end; k += kQuantGroup, x += activation_group_bytes(kMode)) {
     const int64_t at = k % nanovllm::record_steps(f);
     const float* floats = reinterpret_cast<const float*>(x + kQuantGroup * Traits::kPlanes);
     const int32_t* centres = reinterpret_cast<const int32_t*>(floats + 4);
+    const int32_t centre = Traits::kCentred ? centres[Traits::kCentre == 128 ? 1 : 0] : 0;
     const int64_t ahead = kFetchAhead + (k < near_end ? 0 : (kPanels - 1) * panel_bytes);
     NANO_VLLM_UNROLL
     for (int p = 0; p < kPanels; ++p) {
@@ -114,8 +115,9 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
           panels + p * panel_bytes + k / nanovllm::record_steps(f) * nanovllm::record_bytes(f);
       const uint8_t* quants = record + nanovllm::record_scale_bytes(f) +
                               at / kQuantGroup * nanovllm::group_quant_bytes(f);
-      fetch<f.super ? nanovllm::group_quant_bytes(f) : nanovllm::record_bytes(f), 3>(quants +
-                                                                                     ahead);
+      constexpr int64_t kAsked =
+          f.super ? nanovllm::group_quant_bytes(f) : nanovllm::record_bytes(f);
+      if constexpr (kRowAsks || kMode == LinearMode::kWords) fetch<kAsked, 3>(quants + ahead);
       NANO_VLLM_UNROLL
       for (int half = 0; half < Traits::kHalves; ++half) {
         I sum;
@@ -125,13 +127,14 @@ inline void one_row_bytes(const uint8_t* panels, int64_t panel_bytes, int64_t k_
           for (int four = 0; four < kFours; ++four) {
             const U u = four_steps<f.bits>(quants, four);
             high = dot_narrow(high, u, x + four * 4);
-            low = dot_narrow(low, u, x + kQuantGroup + four * 4);
+            if constexpr (Traits::kPlanes == 2)
+              low = dot_narrow(low, u, x + kQuantGroup + four * 4);
           }
-          sum = sum_planes(high, low);
-          if constexpr (Traits::kCentred) sum = add_int(sum, set1_int(centres[0]));
+          sum = Traits::kPlanes == 2 ? sum_planes(high, low) : widened(high);
+          if constexpr (Traits::kCentred) sum = add_int(sum, set1_int(centre));
         } else {
-          sum = set1_int(Traits::kCentre == 128 ? centres[1] : 0);
-          I low = set1_int(Traits::kCentre == 8 ? centres[0] : 0);
+          sum = set1_int(Traits::kPlanes == 1 ? centre : 0);
+          I low = set1_int(centre);
           NANO_VLLM_UNROLL
           for (int four = half * kFours; four < (half + 1) * kFours; ++four) {
             const U u = four_steps<f.bits>(quants, four);

@@ -145,7 +145,7 @@ struct Groups {
   }
 };
 
-// The products of kFours fours of steps for the rows of a tile.
+// The products of kFours fours of steps for the rows of a tile, in sums of 16 and of 32 bits.
 template <int kRows, int kFours>
 inline void narrow_products(const int8_t* x, const uint8_t* w, N* out) {
   N a[kRows];
@@ -210,15 +210,15 @@ NANO_VLLM_NOINLINE void tile_bytes(const int8_t* x, const TileWeights& weights, 
       const uint8_t* wh = Source{w}.quants() + half * kFours * 64;
       I sum[kPanels][kRows];
       if constexpr (kNarrow) {
-        static_assert(kPlanes == 2);
         NANO_VLLM_UNROLL
         for (int p = 0; p < kPanels; ++p) {
           N high[kRows], low[kRows];
           narrow_products<kRows, kFours>(xh, wh + p * w_distance, high);
-          narrow_products<kRows, kFours>(x_low, wh + p * w_distance, low);
+          if constexpr (kPlanes == 2)
+            narrow_products<kRows, kFours>(x_low, wh + p * w_distance, low);
           NANO_VLLM_UNROLL
           for (int r = 0; r < kRows; ++r) {
-            sum[p][r] = sum_planes(high[r], low[r]);
+            sum[p][r] = kPlanes == 2 ? sum_planes(high[r], low[r]) : widened(high[r]);
             if constexpr (kCentred) sum[p][r] = add_int(sum[p][r], set1_int(centres[r]));
           }
         }
